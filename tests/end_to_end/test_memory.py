@@ -85,6 +85,7 @@ def peak(new_shop: NewShop) -> Peak:
     return run
 
 
+@pytest.mark.slow("gigabytes of records")
 @pytest.mark.parametrize(
     ("codec", "records"), [("gzip", 6_000), ("lz4", 6_000), ("snappy", 3_000), ("zstd", 12_000)]
 )
@@ -95,7 +96,7 @@ def test_records_that_compress_a_thousandfold(kafka: Kafka, peak: Peak, codec: s
     assert peak(topic, records) < BOUND(codec, 1)
 
 
-@pytest.mark.parametrize("codec", ["zstd", "gzip"])
+@pytest.mark.parametrize("codec", ["zstd", pytest.param("gzip", marks=pytest.mark.slow("another codec"))])
 def test_one_batch_unpacks_whole(kafka: Kafka, peak: Peak, codec: str) -> None:
     """A single batch of 150 MB takes some kilobytes on disk: its unpacked size is added once, and no more."""
     unpacked = 1_500 * 100_000

@@ -111,6 +111,7 @@ def share(one: Process, other: Process) -> bool:
     return len(held(one)) == len(held(other)) == 1
 
 
+@pytest.mark.slow("an unclean election under both protocols")
 def test_what_is_written_after_an_unclean_election_is_delivered(
     cluster: Cluster, api: Api, tmp_path: Path
 ) -> None:

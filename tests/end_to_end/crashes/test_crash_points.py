@@ -28,6 +28,7 @@ from tests.support.switches import switched
 
 pytestmark = pytest.mark.real_kafka  # the embedded broker knows no static membership
 
+FURTHER = pytest.mark.slow("a further point of the same row")
 RECORDS = 600
 KILLED = -9
 
@@ -113,13 +114,11 @@ def places(evidence: list[list[int]]) -> set[Place]:
     return {(partition, offset) for partition, offset in evidence}
 
 
-@pytest.mark.parametrize(("point", "times"), [("fetched", 1), ("fetched", 3), ("unsent", 6)])
+@pytest.mark.parametrize(("point", "times"), [("fetched", 1), ("unsent", 6)])
 def test_fetched_not_sent(line: Line, point: str, times: int) -> None:
     """The records are read again, and sent for the first time."""
-    if point == "fetched":  # little may be open at once: so there are many fetches
-        line.env["PINSTREAM_MAX_OPEN_EVENTS"] = str(2 * AT_RISK)
     story = die_and_go_on(line, point, times)
-    if (point, times) == ("fetched", 1):  # nothing had happened at all
+    if point == "fetched":  # nothing had happened at all
         assert (story.at_death.accepted.total(), story.at_death.keys) == (0, 0)
         assert story.last["read"] == len(line.events)
     if point == "unsent":
@@ -143,7 +142,7 @@ def test_sent_no_answer(line: Line) -> None:
     assert 0 < len(story.at_death.limbo) <= AT_RISK
 
 
-@pytest.mark.parametrize(("point", "times"), [("answered", 6), ("storing", 3)])
+@pytest.mark.parametrize(("point", "times"), [pytest.param("answered", 6, marks=FURTHER), ("storing", 3)])
 def test_answered_key_not_yet_stored(line: Line, point: str, times: int) -> None:
     """The same as without an answer; a chunk of which only half is in the key store's journal does not count."""
     story = die_and_go_on(line, point, times)
@@ -211,9 +210,13 @@ def test_refused_dead_letter_not_yet_acknowledged(line: Line) -> None:
 
 @pytest.mark.parametrize(
     ("point", "times"),
-    [("unreceipted", 4), ("receipted", 4), ("unread", 6), ("storing", 3), ("stored", 3), ("committing", 2),
-     ("refused", 1), ("written", 1)],
-)  # fmt: skip
+    [
+        ("unreceipted", 4),
+        ("receipted", 4),
+        *(pytest.param(*one, marks=FURTHER) for one in (("unread", 6), ("storing", 3), ("stored", 3))),
+        *(pytest.param(*one, marks=FURTHER) for one in (("committing", 2), ("refused", 1), ("written", 1))),
+    ],
+)
 def test_with_receipts(line: Line, point: str, times: int) -> None:
     """At every point: a record that is passed over has a receipt; a key that is stored has a delivered one; and no more
     receipts than what is at risk say delivered of an event without a key. At the end the receipt that counts says what
@@ -266,7 +269,9 @@ def check_at_death(line: Line, remains: Remains, topic: str) -> Counted:
     return found
 
 
-@pytest.mark.parametrize(("point", "times", "then"), [("storing", 3, False), ("unread", 6, True)])
+@pytest.mark.parametrize(
+    ("point", "times", "then"), [pytest.param("storing", 3, False, marks=FURTHER), ("unread", 6, True)]
+)
 def test_without_the_fast_path(line: Line, point: str, times: int, then: bool) -> None:
     """The same holds for every row where records are read in two steps, also if the next process uses the fast path."""
     line.env |= switched(commit_interval=0.05, compiled=False)
@@ -289,7 +294,7 @@ def test_revoked_with_requests_in_flight_then_killed(new_line: NewLine) -> None:
     assert twice(end.accepted) == set(evidence["events"])
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=FURTHER)])
 def test_revoked_with_requests_in_flight_until_the_deadline(new_line: NewLine, protocol: str) -> None:
     """The old owner waits until its deadline and releases the partitions; the new one sends again; late answers
     commit nothing."""

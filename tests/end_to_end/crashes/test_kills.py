@@ -15,9 +15,7 @@ import pytest
 from consumer.demo.faults import Chance
 from tests.end_to_end.api import Api
 from tests.end_to_end.crashes.aftermath import Committed, Line, Remains, look_up
-from tests.end_to_end.processes import Process
 from tests.end_to_end.records import PARTITIONS
-from tests.end_to_end.shop import Shop
 from tests.support.kafka.harness import Kafka
 from tests.support.switches import switched
 
@@ -60,6 +58,7 @@ class Books:
         assert not any(before.read_past(place) for place in letters)
 
 
+@pytest.mark.slow("thirty kills")
 @pytest.mark.timeout(400)
 @pytest.mark.real_kafka  # the embedded broker knows no static membership
 def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -118,18 +117,3 @@ def called_since(api: Api, before: int) -> bool:
 def keys_in(folder: Path) -> int:
     """How many keys the store of a dead process holds: it opens and can be read."""
     return look_up(folder, ())[1]
-
-
-@pytest.mark.parametrize("when", ["starting", "joining"])
-def test_reported_to_stop_while_it_starts(shop: Shop, when: str) -> None:
-    """SIGTERM before the first record, or before the process joined its group: it ends by itself, soon, with
-    exit code 0."""
-    with Process(shop.folder, "run", env=shop.env, fresh=True) as process:
-        if when == "joining":
-            process.until_logged("starting")
-        else:
-            process.until(lambda: (shop.folder / "state" / "keys").exists(), "its key store")
-        code, seconds = process.stop()
-    assert code in ((0,) if when == "joining" else (0, -15))
-    assert seconds < 15
-    assert shop.api.calls == 0

@@ -67,7 +67,13 @@ def idle(status: Status) -> bool:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("end", [RealBroker.shut_down, RealBroker.kill], ids=["clean", "killed"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(RealBroker.shut_down, id="clean", marks=pytest.mark.slow("takes longer than a kill")),
+        pytest.param(RealBroker.kill, id="killed"),
+    ],
+)
 def test_the_broker_is_restarted(
     own_kafka: RealBroker, api: Api, tmp_path: Path, end: Callable[[RealBroker], None]
 ) -> None:
@@ -88,6 +94,7 @@ def test_the_broker_is_restarted(
         assert watch.max_memory - memory < MEMORY
 
 
+@pytest.mark.slow("half a minute of silence")
 @pytest.mark.timeout(300)
 def test_the_coordinator_is_silent_for_longer_than_the_session(
     own_kafka: RealBroker, servers: Loop, tmp_path: Path
@@ -131,7 +138,9 @@ def test_the_coordinator_is_silent_for_longer_than_the_session(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", ["killed", "frozen"])
+@pytest.mark.parametrize(
+    "how", ["frozen", pytest.param("killed", marks=pytest.mark.slow("the broker starts again"))]
+)
 def test_dead_brokers_are_named_within_ten_seconds(
     own_kafka: RealBroker, api: Api, tmp_path: Path, how: str
 ) -> None:

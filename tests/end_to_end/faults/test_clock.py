@@ -27,7 +27,7 @@ def wrong(new_shop: NewShop, off: float) -> tuple[Shop, WrongClock]:
     return shop, clock
 
 
-@pytest.mark.parametrize("off", [-3_600.0, -400.0, 7_200.0, 8 * 86_400.0], ids=str)
+@pytest.mark.parametrize("off", [-3_600.0, 8 * 86_400.0], ids=str)
 def test_a_clock_that_is_wrong(new_shop: NewShop, off: float) -> None:
     """From the start on: all is delivered, with the times at which it happened; it is said who is wrong, how much."""
     shop, clock = wrong(new_shop, off)
@@ -91,8 +91,7 @@ def test_a_clock_that_is_behind_and_an_api_that_is_away(new_shop: NewShop) -> No
     assert shop.letters == []
 
 
-@pytest.mark.parametrize("store", ["disk", "redis"])
-@pytest.mark.parametrize("off", [DAYS, -DAYS], ids=["ahead", "behind"])
+@pytest.mark.parametrize(("store", "off"), [("disk", DAYS), ("redis", -DAYS)])
 def test_a_clock_that_jumps_forgets_nothing(
     new_shop: NewShop, request: pytest.FixtureRequest, off: float, store: str
 ) -> None:

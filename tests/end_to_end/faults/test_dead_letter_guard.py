@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from consumer.engine.model import Disposition
 from tests.end_to_end.processes import last_error
 from tests.end_to_end.records import commerce_event, value_of
@@ -50,6 +52,7 @@ def test_a_poisoned_topic_stops_intake_and_is_finished_later(new_shop: NewShop) 
     assert counts.accepted_events == counts.distinct_event_ids == generator.tally[Disposition.DELIVERED]
 
 
+@pytest.mark.slow("reads a topic three times")
 def test_a_healthy_topic_may_be_read_again_and_again(new_shop: NewShop) -> None:
     """3.5 of 100 records are refused, by the API or by conversion. Then all the others are duplicates at once,
     and what the API refuses comes back last and together; after a stop in the middle it is all that is left; a replay

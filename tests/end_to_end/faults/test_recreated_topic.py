@@ -27,6 +27,7 @@ from tests.support.kafka.harness import WITHIN, Kafka, committed
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
+ANOTHER = pytest.mark.slow("the same under another group protocol")
 OLD, NEW = 200, 700
 
 
@@ -99,7 +100,14 @@ def renewals(process: Process) -> list[dict[str, Any]]:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("protocol", [EAGER, COOPERATIVE, KIP_848], ids=["eager", "cooperative", "kip-848"])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(EAGER, id="eager", marks=ANOTHER),
+        pytest.param(COOPERATIVE, id="cooperative"),
+        pytest.param(KIP_848, id="kip-848", marks=ANOTHER),
+    ],
+)
 def test_all_of_a_new_topic_is_delivered(kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol) -> None:
     """Under a running member, while a refused token pauses intake, while all members are stopped, and with another
     number of partitions: nothing is sent twice, and the log and /status say why the records are read."""

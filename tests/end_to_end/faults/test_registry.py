@@ -45,28 +45,6 @@ def complaints(process: Process) -> list[str]:
     return [line["reason"] for line in process.log if line.get("event") == "schema_unavailable"]
 
 
-def test_down_when_it_starts(new_shop: NewShop, registry: Registry) -> None:
-    """The process starts, reads, waits and says so; what needs no registry is delivered, and the rest once the
-    registry is up."""
-    schema_id = registry.add(SUBJECT, SCHEMA)
-    registry.down()
-    shop = new_shop()
-    shop.write_registered(schema_id, "waits-1", "waits-2")
-    shop.write(commerce_event("needs-none"))
-    with shop.run() as process:
-        process.until(lambda: len(complaints(process)) > 1, "a second question")
-        process.until(lambda: shop.api.accepted(), "what needs no registry")
-        assert process.ledger() == {
-            "read": 3, "delivered": 1, "duplicate": 0, "filtered": 0, "dead_lettered": 0, "open": 2,
-        }  # fmt: skip
-        assert process.get("/readyz")[0] == process.get("/healthz")[0] == 200
-        assert shop.committed == 0
-        registry.up()
-        assert process.until_settled(3)["delivered"] == 3
-    assert shop.api.accepted() == {"waits-1": 1, "waits-2": 1, "needs-none": 1}
-    assert (shop.committed, shop.reasons) == (3, [])
-
-
 def test_down_later(new_shop: NewShop, registry: Registry) -> None:
     """What was learnt stays known. A new id waits in the midst, for long, and nothing behind it is committed.
 
@@ -311,22 +289,6 @@ def test_a_file_that_comes_late_is_read(new_shop: NewShop, tmp_path: Path) -> No
         (folder / "event.17.avsc").write_text(json.dumps(version(1)))
         assert process.until_settled(1)["delivered"] == 1
     assert shop.api.accepted() == {"early": 1}
-
-
-def test_refused_credentials_wait_and_are_reported_of(new_shop: NewShop, registry: Registry) -> None:
-    """A 401 is no verdict: records wait, and the log says to check the credentials without showing them."""
-    registry.set_credentials("pinstream:another")
-    shop = new_shop(SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO="pinstream:s3cr3t-of-ours")
-    shop.write_registered(registry.add(SUBJECT, SCHEMA), "waits")
-    with shop.run() as process:
-        process.until(lambda: len(complaints(process)) > 1, "a second question")
-        check = "check SCHEMA_REGISTRY_BASIC_AUTH_USER_INFO"
-        assert all("answered 401" in one and check in one for one in complaints(process))
-        assert (process.ledger()["open"], shop.committed) == (1, 0)
-        registry.set_credentials("pinstream:s3cr3t-of-ours")
-        assert process.until_settled(1)["delivered"] == 1
-    assert "s3cr3t" not in process.stderr + process.stdout
-    assert (shop.committed, shop.reasons) == (1, [])
 
 
 def write_raw(shop: Shop, schema_id: int, datum: bytes) -> None:

@@ -101,7 +101,7 @@ def shop(started: Started) -> Iterator[RealBroker]:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow("the broker starts again"))])
 def test_a_broker_that_comes_up_last(shop: RealBroker, api: Api, tmp_path: Path, workers: int) -> None:
     """The processes say that they wait for it, then join and deliver, without an end in between."""
     kafka = Kafka(shop.bootstrap_servers, "real")
@@ -151,14 +151,11 @@ def compile_resolver(library: Path, healed: Path) -> None:
     subprocess.run(line, input=RESOLVER.encode(), check=True)
 
 
-@pytest.mark.parametrize("how", ["absent", "silent", "unknown"])
-def test_a_stop_ends_the_wait_at_once(how: str, tmp_path: Path) -> None:
+def test_a_stop_ends_the_wait_at_once(tmp_path: Path) -> None:
     """Exit code 0: there is nothing to drain, to commit and to leave."""
-    with silent() as listening:
-        kafka = {"absent": absent(), "silent": listening, "unknown": Kafka(f"{NAME}:9092", "none")}[how]
-        with Process(tmp_path, "run", env=environment(tmp_path, kafka)) as process:
-            waits(process, f"The brokers do not answer ({kafka.bootstrap_servers}, ")
-            code, seconds = process.stop()
+    with silent() as kafka, Process(tmp_path, "run", env=environment(tmp_path, kafka)) as process:
+        waits(process, f"The brokers do not answer ({kafka.bootstrap_servers}, ")
+        code, seconds = process.stop()
     assert code == 0
     assert seconds < AT_ONCE
     assert "Traceback" not in process.stderr
@@ -174,6 +171,7 @@ def test_a_stop_ends_workers_that_wait_at_once(tmp_path: Path) -> None:
     assert seconds < AT_ONCE
 
 
+@pytest.mark.slow("waits for its time limit")
 def test_fail_fast_ends_it(tmp_path: Path) -> None:
     """Exit code 1 after the time limit, and one line that says what to check; with workers, too."""
     kafka, begun = absent(), time.monotonic()
@@ -190,13 +188,6 @@ def test_fail_fast_ends_it(tmp_path: Path) -> None:
             said = f"no broker answered at {kafka.bootstrap_servers} within 15 s: check"
             assert said in last_error(process.stderr)
             assert "start_waits" not in process.stderr
-
-
-def test_check_keeps_its_time_limit(tmp_path: Path) -> None:
-    """It is asked whether the brokers answer, and says that they do not."""
-    done = command("check", env=environment(tmp_path, absent()), timeout=60.0)
-    assert done.returncode == 1
-    assert "no broker answered" in done.stdout + done.stderr
 
 
 @pytest.mark.kafka

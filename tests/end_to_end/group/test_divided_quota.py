@@ -25,7 +25,7 @@ from tests.end_to_end.records import ENCODER, commerce_event
 from tests.support.kafka.harness import Kafka
 from tests.support.switches import switched
 
-pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(400), pytest.mark.slow("minutes of a quota")]
 
 QUOTA, MINUTE = 30, 12.0
 EVENTS = 8000

@@ -139,6 +139,7 @@ def group_of(kafka: Kafka, api: Api, folder: Path, url: str) -> Members:
     )
 
 
+@pytest.mark.slow("a minute of outages")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_only_what_was_in_flight_is_doubled(
@@ -158,6 +159,7 @@ def test_only_what_was_in_flight_is_doubled(
     )
 
 
+@pytest.mark.slow("a cluster of six servers and its failover")
 @pytest.mark.timeout(300)
 def test_a_node_of_a_cluster_is_lost_while_members_run(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """The members continue with its replica, without a restart."""

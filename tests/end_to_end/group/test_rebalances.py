@@ -23,8 +23,14 @@ from tests.support.kafka.harness import Kafka
 
 pytestmark = [pytest.mark.kafka, pytest.mark.real_kafka]
 
+ANOTHER = pytest.mark.slow("the same under another group protocol")
 each_protocol = pytest.mark.parametrize(
-    "protocol", [EAGER, COOPERATIVE, KIP_848], ids=["eager", "cooperative", "kip-848"]
+    "protocol",
+    [
+        pytest.param(EAGER, id="eager", marks=ANOTHER),
+        pytest.param(COOPERATIVE, id="cooperative"),
+        pytest.param(KIP_848, id="kip-848", marks=ANOTHER),
+    ],
 )
 
 
@@ -67,23 +73,7 @@ def test_killed(kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol) -> N
         scene.finish(*others)
 
 
-@each_protocol
-def test_frozen(kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol) -> None:
-    """One member is frozen for longer than the session time-out: others take over; when it continues, it
-    does no harm and works again."""
-    with staged(kafka, api, tmp_path, protocol, seed=33) as scene:
-        group = scene.group
-        victim, *others = group.join(3)
-        group.until_divided(victim, *others)
-        scene.strike(signal.SIGSTOP, victim)
-        group.until_divided(*others)
-        group.until_moving()
-        scene.wake(victim)
-        group.until_divided(victim, *others)
-        until_each_delivers(victim, *others)
-        scene.finish(victim, *others)
-
-
+@pytest.mark.slow("half a minute of session time-outs")
 @each_protocol
 def test_two_at_once(kafka: Kafka, api: Api, tmp_path: Path, protocol: Protocol) -> None:
     """One member dies and one freezes at the same moment: the third reads for both, until one comes back."""

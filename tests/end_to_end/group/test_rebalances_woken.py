@@ -19,7 +19,15 @@ from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka
 
 
-@pytest.mark.parametrize("protocol", [COOPERATIVE, KIP_848], ids=["cooperative", "kip-848"])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param(
+            COOPERATIVE, id="cooperative", marks=pytest.mark.slow("the client's own clock judges here")
+        ),
+        pytest.param(KIP_848, id="kip-848"),
+    ],
+)
 def test_woken_before_the_broker(own_kafka: RealBroker, api: Api, tmp_path: Path, protocol: Protocol) -> None:
     """Away past the session time-out, and nobody to tell it so: it sends nothing before it has heard.
 

@@ -28,6 +28,7 @@ def shared_store(redis: RedisServer) -> dict[str, str]:
     return {"PINSTREAM_KEY_STORE": f"{redis.url}?prefix={unique('rollout')}"}
 
 
+@pytest.mark.slow("a whole rollout")
 @pytest.mark.parametrize(
     ("spare", "shared", "protocol"),
     [(0, True, COOPERATIVE), (1, False, KIP_848)],
@@ -51,6 +52,7 @@ def test_a_deployment_rolls_out(
         scene.finish(*members)
 
 
+@pytest.mark.slow("a whole rollout")
 @pytest.mark.parametrize(("spare", "protocol"), [(0, COOPERATIVE), (1, KIP_848)], ids=["no spare", "spare"])
 def test_a_stateful_set_rolls_out(rollout: RollingOut, spare: int, protocol: Protocol) -> None:
     """Each member ends and starts again under its name: it gets its partitions and its key store back."""
@@ -85,6 +87,7 @@ def test_a_deployment_is_scaled_down_and_up(rollout: RollingOut, redis: RedisSer
         scene.finish(*members)
 
 
+@pytest.mark.slow("a whole rollout")
 def test_a_stateful_set_is_scaled_down_and_up(rollout: RollingOut) -> None:
     """The group waits until the session of the ended member is over; then the others take its partitions."""
     with rollout(COOPERATIVE, partitions=PARTITIONS, session=BRIEF) as scene:

@@ -6,9 +6,7 @@ PINSTREAM_SHUTDOWN_GRACE, then starts it again with all in order and looks what 
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -205,7 +203,10 @@ def frozen_shop(own_kafka: RealBroker, api: Api, tmp_path: Path) -> Shop:
     return named(Shop(kafka, api, tmp_path, partitions=PARTITIONS, **SMALL))
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+@pytest.mark.parametrize(
+    "protocol",
+    ["classic", pytest.param("consumer", marks=pytest.mark.slow("the same under another group protocol"))],
+)
 def test_while_the_broker_does_not_answer(own_kafka: RealBroker, frozen_shop: Shop, protocol: str) -> None:
     """What was delivered and cannot be committed has its keys stored: it is read again after the restart and
     not sent."""
@@ -253,43 +254,22 @@ def test_a_name_that_a_dead_member_still_has(shop: Shop) -> None:
 
 
 DETACHED = ("setsid", "sh", "-c", 'exec "$@" <&-', "sh")
-AS_PID_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", *DETACHED[1:])
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("under", [DETACHED, AS_PID_1], ids=["detached", "pid 1"])
-def test_as_in_a_container(shop: Shop, under: tuple[str, ...]) -> None:
-    """Without a terminal, with standard input closed, and as process 1, which ignores every signal that it does
-    not handle."""
-    if under is AS_PID_1 and not can_be_pid_1():
-        pytest.skip("unshare is not installed, or may not make a process namespace here")
+def test_as_in_a_container(shop: Shop) -> None:
+    """Without a terminal, and with standard input closed."""
     shop.generate(400, seed=12)
     shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.4)
-    with Process(shop.folder, "run", env=shop.env, under=under) as process:
+    with Process(shop.folder, "run", env=shop.env, under=DETACHED) as process:
         until_called(process, shop, CONCURRENCY + 1)
         begun = time.monotonic()
-        innermost(process).send_signal(signal.SIGTERM)
+        process.send(signal.SIGTERM)
         assert process.wait() == 0
         assert time.monotonic() - begun < GRACE + LATE
     assert process.log[-1]["event"] == "stopped"
     assert process.log[-1]["delivered"] == shop.api.accepted().total()
     assert set(shop.api.accepted().values()) == {1}
-
-
-def can_be_pid_1() -> bool:
-    """Whether this user may create a process namespace."""
-    if shutil.which("unshare") is None:
-        return False
-    asked = [*AS_PID_1[: AS_PID_1.index("sh")], "true"]
-    return subprocess.run(asked, capture_output=True, timeout=30, check=False).returncode == 0
-
-
-def innermost(process: Process) -> psutil.Process:
-    """pinstream's own process, when it runs under another command."""
-    found = psutil.Process(process.pid)
-    while children := found.children():
-        [found] = children
-    return found
 
 
 def peers(process: Process) -> set[int]:

@@ -21,7 +21,11 @@ from tests.end_to_end.group.members import COOPERATIVE, until_each_delivers
 from tests.end_to_end.group.rollouts import SLOW_CALLS, STATIC, RollingOut
 from tests.end_to_end.processes import ROOT, THIS, RunningProgram, wait_for
 
-pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.real_kafka,
+    pytest.mark.timeout(600),
+    pytest.mark.slow("installs version 0.1 and upgrades from it"),
+]
 
 BEFORE = "9a0b39f2aff9d70022d3d25e61755dd6293129c9"
 """The commit of version 0.1."""
@@ -80,25 +84,6 @@ def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes
         if IN_CI:
             raise
         pytest.skip("git is not installed")
-
-
-def test_in_ci_no_upgrade_is_skipped(tmp_path: Path) -> None:
-    """A history that the clone does not have is fetched; if it cannot be fetched, the tests fail."""
-    whole, shallow = _source(), tmp_path / "shallow"
-    for command in (
-        ["git", "init", "--quiet", str(shallow)],
-        ["git", "-C", str(shallow), "remote", "add", "origin", f"file://{ROOT}"],
-        ["git", "-C", str(shallow), "fetch", "--quiet", "--depth", "1", "origin", "HEAD"],
-    ):
-        done = subprocess.run(command, capture_output=True, timeout=_FETCH_SECONDS, check=False)
-        assert done.returncode == 0, done.stderr
-    with pytest.raises(pytest.skip.Exception, match="needs the history"):
-        _source(shallow, in_ci=False)
-    assert _source(shallow, in_ci=True) == whole
-    empty = tmp_path / "empty"
-    assert _git(tmp_path, "init", "--quiet", str(empty)).returncode == 0
-    with pytest.raises(pytest.fail.Exception, match="CI needs the history"):
-        _source(empty, in_ci=True)
 
 
 def test_a_stateful_set_is_upgraded_and_goes_back(rollout: RollingOut, earlier: RunningProgram) -> None:

@@ -306,6 +306,7 @@ def test_a_signal_for_every_process(wide_shop: Shop) -> None:
     ended_in_order(both)
 
 
+@pytest.mark.slow("like the death of a worker, in order")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_one_worker_is_asked_to_stop(new_shop: NewShop) -> None:
@@ -361,6 +362,7 @@ def test_a_second_signal_ends_all_at_once(shop: Shop) -> None:
         assert psutil.wait_procs(workers, 2)[1] == []
 
 
+@pytest.mark.slow("half a minute without a report")
 def test_a_worker_that_hangs_does_not_hold_up_the_end(shop: Shop) -> None:
     """A worker is frozen: health says which one. It does not receive the stop, so it is killed in time, and the
     exit code says so."""

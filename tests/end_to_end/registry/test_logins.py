@@ -129,6 +129,7 @@ def test_idle_for_longer_than_a_token_ids(
     assert shop.committed == 2
 
 
+@pytest.mark.slow("a registry that starts again")
 def test_the_registry_is_started_again(
     shop: Shop, secured_registry: SecuredRegistry, client: SchemaRegistryClient
 ) -> None:

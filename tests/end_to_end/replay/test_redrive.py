@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import Stage
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import ROOT, command, last_error, run_environment, the_one_line
-from tests.end_to_end.records import ENCODER, commerce_event, new_group, new_topic, records_on, write
+from tests.end_to_end.processes import last_error, the_one_line
+from tests.end_to_end.records import ENCODER, commerce_event, new_topic, records_on, write
 from tests.end_to_end.replay.redriving import (
     LetterShop,
     NewLetterShop,
@@ -101,9 +99,10 @@ def test_sources_in_kafka_are_the_origin_s(shop: LetterShop) -> None:
     assert sent["app_info"]["install_time"] == at // 1000
 
 
-def test_what_dies_again_is_a_letter_of_its_origin(each_shop: LetterShop) -> None:
+@pytest.mark.real_kafka
+def test_what_dies_again_is_a_letter_of_its_origin(shop: LetterShop) -> None:
     """A new letter has one more trip, the original place, time and headers; after three trips a redrive leaves it."""
-    shop, topic = each_shop, each_shop.topic
+    topic = shop.topic
     own = (("own", b"1"), ("own", None))
     broken = ENCODER.encode(commerce_event("old", occurred_at=10**12))
     again = letter(topic, 5, value=broken, headers=own, stage=Stage.DELIVER, code="refused")
@@ -169,15 +168,14 @@ def test_an_origin_that_is_gone_is_not_needed(shop: LetterShop) -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_how_far_it_is(new_shop: NewLetterShop, number: signal.Signals) -> None:
+def test_interrupted_it_says_how_far_it_is(new_shop: NewLetterShop) -> None:
     """Letters that are settled are marked, one line says that it can be run again, exit code 1; the rest
     follows the next time."""
     shop = new_shop(PINSTREAM_BATCH_EVENTS="10")
     shop.bury_many(400)
     with shop.begin("--rate", "100/s", "--json") as process:
         process.until(lambda: shop.api.calls > 5, "calls")
-        code, seconds = process.stop(number)
+        code, seconds = process.stop(signal.SIGINT)
         document = json.loads(process.stdout.splitlines()[-1])
         assert "run it again to go on" in last_error(process.stderr)
     assert (code, document["result"], seconds < LATE) == (1, "interrupted", True)
@@ -264,27 +262,6 @@ def test_a_wrong_mapping_does_not_kill_all_letters_again(new_shop: NewLetterShop
     assert shop.counted()[0] >= 150
 
 
-@pytest.mark.real_kafka
-def test_nothing_personal_is_shown(shop: LetterShop) -> None:
-    """Whatever the letters hold, a redrive prints no key and no value."""
-    shop.bury_many(9, key=b"jane@example.org", value=b"jane@example.org")
-    shop.bury([letter(shop.topic, 12, key=b"jane@example.org")], omitted=("value",))
-    done = shop.command("dead-letters", "redrive")
-    assert "9 dead again" in done.stdout
-    assert "jane" not in done.stdout + done.stderr
-
-
-@pytest.mark.real_kafka
-def test_a_refused_token_ends_it_with_its_own_exit_code(new_shop: NewLetterShop) -> None:
-    """As in the service: when the patience is over it ends with exit code 3; the letters stay unmarked."""
-    shop = new_shop(PINSTREAM_HALT_PATIENCE="2s")
-    shop.bury_many(5)
-    shop.api.set_token("pina_another")
-    done = shop.command("dead-letters", "redrive", code=3)
-    assert "PINTEREST_ACCESS_TOKEN" in last_error(done.stderr)
-    assert shop.counted() == (5, 0)
-
-
 def test_what_is_done_is_shown_so(shop: LetterShop) -> None:
     """``show`` says of a letter that it is done; marks do not count as letters."""
     shop.bury([letter(shop.topic, 0), letter(shop.topic, 4)])
@@ -292,25 +269,3 @@ def test_what_is_done_is_shown_so(shop: LetterShop) -> None:
     places = [f"{shop.topic}.dead-letters:0:{offset}" for offset in range(3)]
     assert [asked("show", place, env=shop.env)["state"] for place in places[:2]] == ["done", "waiting"]
     assert "a mark" in the_one_line(shop.command("dead-letters", "show", places[2], code=2).stderr)
-
-
-def test_a_result_that_cannot_be_printed_is_said(shop: LetterShop) -> None:
-    """The disk is full: the work is done, one line says that the result could not be written; exit code 1."""
-    shop.bury_many(1)
-    line = [sys.executable, "-m", "consumer", "dead-letters", "redrive"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            line, cwd=ROOT, env=shop.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
-        )
-    assert done.returncode == 1
-    assert "the result could not be printed" in last_error(done.stderr)
-    assert shop.redrive()["done_before"] == 1
-
-
-def test_no_broker_is_one_line(tmp_path: Path) -> None:
-    """The line names the broker and says what to check."""
-    kafka = Kafka("127.0.0.1:9", "external")
-    env = run_environment(tmp_path, kafka, "orders", new_group(), "http://127.0.0.1:9")
-    done = command("dead-letters", "redrive", env=env)
-    assert done.returncode == 1
-    assert "KAFKA_BOOTSTRAP_SERVERS" in last_error(done.stderr)

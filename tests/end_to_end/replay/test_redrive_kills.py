@@ -23,10 +23,17 @@ from tests.end_to_end.replay.redriving import asked, bury, committed, event_ids,
 from tests.support.kafka.harness import WITHIN, Kafka, ask
 from tests.support.switches import switched
 
-BEFORE_THE_ANSWER = ("started", "unsent", "half_sent")
-AFTER_THE_CALL = ("unread", "answered", "storing")
-DELIVERED = ("stored", "unmarked", "half_written", "whole", "marked")
-TRANSACTION = ("unmarked", "half_written", "whole", "marked")
+FURTHER = pytest.mark.slow("a further point of the same kind")
+POINTS = [
+    *("half_sent", "storing", "half_written", "marked"),
+    *(pytest.param(one, marks=FURTHER) for one in ("started", "unsent", "unread", "answered", "stored")),
+    *(pytest.param(one, marks=FURTHER) for one in ("unmarked", "whole")),
+]
+"""Before the answer, after the call, and when the event is delivered."""
+TRANSACTION = [
+    *("half_written", "marked"),
+    *(pytest.param(one, marks=FURTHER) for one in ("unmarked", "whole")),
+]
 LETTERS = 60
 IN_FLIGHT = 2 * 5
 """Calls at once, and events in each of them."""
@@ -60,18 +67,15 @@ def check_all_done(env: dict[str, str], letters: int, waiting: int = 0) -> None:
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("times", [1, 3])
-@pytest.mark.parametrize("point", [*BEFORE_THE_ANSWER, *AFTER_THE_CALL, *DELIVERED])
-def test_killed_at_a_point_and_run_again(
-    kafka: Kafka, api: Api, tmp_path: Path, point: str, times: int
-) -> None:
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_point_and_run_again(kafka: Kafka, api: Api, tmp_path: Path, point: str) -> None:
     """Every letter is delivered and marked in the end. Only what was in flight may be sent again, and nothing
     whose mark was being written: its key was stored before."""
     topic, group = new_topic(kafka), new_group()
     bury(kafka, [letter(topic, number) for number in range(LETTERS)])
     env = run_environment(tmp_path, kafka, topic, group, api.url, **LIMITS)
     api.set_faults(slow=Chance(share=1.0), slow_seconds=0.1)
-    evidence = killed(tmp_path, env, point, 1 if point == "started" else times)
+    evidence = killed(tmp_path, env, point, 1 if point == "started" else 3)
     before = api.accepted()
     assert set(before.values()) <= {1}
     if point == "started":
@@ -94,17 +98,16 @@ def test_killed_at_a_point_and_run_again(
 
 
 @pytest.mark.real_kafka
-@pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("point", TRANSACTION)
 def test_killed_where_letters_die_again_at_a_point(
-    kafka: Kafka, api: Api, tmp_path: Path, point: str, times: int
+    kafka: Kafka, api: Api, tmp_path: Path, point: str
 ) -> None:
     """The new letter and the mark of the old one are one transaction: wherever it is killed, one letter waits
     for each record."""
     topic, group = new_topic(kafka), new_group()
     bury_hopeless(kafka, topic, LETTERS)
     env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1", **LIMITS)
-    killed(tmp_path, env, point, times)
+    killed(tmp_path, env, point, 3)
     asked("redrive", env=env)
     check_each_waits_once(kafka, env, topic, LETTERS)
     assert api.calls == 0
@@ -128,6 +131,7 @@ def check_each_waits_once(kafka: Kafka, env: dict[str, str], topic: str, letters
     check_all_done(env, sum(found.values()) - letters, waiting=letters)
 
 
+@pytest.mark.slow("half a minute until the broker aborts")
 @pytest.mark.real_kafka
 def test_a_killed_one_holds_up_readers_only_for_seconds(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """The broker aborts its open transaction within half a minute, also if no redrive follows."""
@@ -154,6 +158,7 @@ def stable(kafka: Kafka, topic: str) -> bool:
     return ends[0] == ends[1]
 
 
+@pytest.mark.slow("kills at random moments")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
@@ -179,30 +184,3 @@ def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     # What a kill finds in flight: accepted, and its key not stored.
     assert sum(accepted.values()) - MANY <= KILLS * IN_FLIGHT
     check_all_done(env, MANY)
-
-
-@pytest.mark.real_kafka
-@pytest.mark.timeout(240)
-def test_killed_where_letters_die_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """With a mapping that is still wrong and kills at random moments, no letter is there twice, and none is missing."""
-    dice = random.Random(4)
-    topic, group = new_topic(kafka), new_group()
-    bury_hopeless(kafka, topic, MANY)
-    env = run_environment(tmp_path, kafka, topic, group, api.url, PINSTREAM_DEAD_LETTER_SHARE="1")
-    arguments = ("dead-letters", "redrive", "--rate", "300/s", "--max-trips", "50")
-    killed = 0
-    for _ in range(KILLS):
-        before = len(committed(kafka, f"{topic}.dead-letters"))
-        with Process(tmp_path, *arguments, env=env) as process:
-            process.until(
-                lambda before=before: (
-                    len(committed(kafka, f"{topic}.dead-letters")) > before or process.ended
-                ),  # type: ignore[misc]
-                "a letter",
-            )
-            time.sleep(dice.uniform(0.0, 0.4))
-            killed += not process.ended
-            process.kill()
-    assert killed
-    asked("redrive", "--max-trips", "50", env=env)
-    check_each_waits_once(kafka, env, topic, MANY)

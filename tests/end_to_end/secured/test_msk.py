@@ -56,6 +56,7 @@ def test_commands_reach_the_broker(
     assert "credentials by env" in said
 
 
+@pytest.mark.slow("waits for the ends of tokens")
 def test_tokens_end_and_aws_is_away(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def lists(client: Any, topic: str) -> bool:
         return False
 
 
+@pytest.mark.slow("waits for the ends of tokens")
 def test_every_kind_of_client_renews_its_token(
     secured_kafka: SecuredBroker, issuer: Issuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

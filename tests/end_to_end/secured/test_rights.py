@@ -16,14 +16,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     AclBinding,
     AclOperation,
     AclPermissionType,
-    AdminClient,
     ResourcePatternType,
     ResourceType,
 )
 
 from tests.end_to_end.api import Api
 from tests.end_to_end.processes import command, wait_for
-from tests.end_to_end.records import PARTITIONS, new_topic, records_on
+from tests.end_to_end.records import PARTITIONS, records_on
 from tests.end_to_end.shop import Service, Shop
 from tests.support.kafka.harness import create_topic
 from tests.support.kafka.secured import SecuredBroker, environment
@@ -193,7 +192,7 @@ CHECKED = {
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("there", [True, pytest.param(False, marks=pytest.mark.slow("each right once more"))])
 def test_check_names_each_right_that_is_missing(shop: RightsShop, there: bool) -> None:
     """`check` with all printed rights but one, each in turn: it names the one that is missing. It fails without a right
     that `run` needs, and creates nothing."""
@@ -344,17 +343,3 @@ def test_strimzi_has_the_same(shop: RightsShop) -> None:
     assert granted == set(shop.printed())
     assert user["kind"] == "KafkaUser"
     assert user["metadata"]["name"] == USER
-
-
-def test_what_is_granted_is_in_force(secured_kafka: SecuredBroker) -> None:
-    """This tests the fixture: a user without rights sees no topic."""
-    topic = new_topic(secured_kafka.plain)
-    secured_kafka.take_back_all()
-    client = secured_kafka.admin()
-    assert topic in client.list_topics(timeout=30).topics
-    wait_for(lambda: topic not in listed(secured_kafka), "the topic to be hidden")
-
-
-def listed(broker: SecuredBroker) -> set[str]:
-    """The topics that the user sees."""
-    return set(AdminClient({**broker.with_login(USER), "log_level": 0}).list_topics(timeout=30).topics)

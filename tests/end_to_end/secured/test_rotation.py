@@ -58,6 +58,7 @@ def test_a_password_that_changes(rotating: SecuredBroker, api: Api, tmp_path: Pa
     assert api.counts().accepted_events == 3
 
 
+@pytest.mark.slow("waits for the end of a certificate")
 @pytest.mark.real_kafka
 def test_a_certificate_that_expires(rotating: SecuredBroker, api: Api, tmp_path: Path) -> None:
     """While there is no other certificate the service waits and says so. Once the file has another one, the

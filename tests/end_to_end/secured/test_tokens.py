@@ -20,6 +20,7 @@ def issuer(secured_kafka: SecuredBroker) -> Iterator[Issuer]:
     found.close()
 
 
+@pytest.mark.slow("waits for the ends of tokens")
 def test_tokens_end_and_the_endpoint_is_away(
     secured_kafka: SecuredBroker, issuer: Issuer, api: Api, tmp_path: Path
 ) -> None:
