@@ -4,6 +4,7 @@ counts once."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.end_to_end.group.test_shutdown import AS_PID_1, can_be_pid_1
 from tests.end_to_end.processes import wait_for
 
 PROGRAM = """
@@ -120,14 +120,26 @@ def test_a_signal_while_it_imports(arguments: list[str], code: int) -> None:
     assert _end_of(process) == code
 
 
+AS_PROCESS_1 = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+
+
+def can_be_process_1() -> bool:
+    """Whether this user may create a process namespace."""
+    if shutil.which("unshare") is None:
+        return False
+    return (
+        subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, timeout=30, check=False).returncode == 0
+    )
+
+
 @pytest.mark.skipif(
-    not can_be_pid_1(), reason="unshare is not installed, or may not make a process namespace here"
+    not can_be_process_1(), reason="unshare is not installed, or may not make a process namespace here"
 )
 @pytest.mark.parametrize(("command", "code"), [("run", 0), ("check", 143)])
 def test_a_signal_while_it_imports_as_process_1(command: str, code: int) -> None:
     """The system delivers no signal to process 1 that it has no handler for."""
     process = subprocess.Popen(
-        [*AS_PID_1[: AS_PID_1.index("sh")], sys.executable, "-m", "consumer", command],
+        [*AS_PROCESS_1, sys.executable, "-m", "consumer", command],
         env={"PATH": os.environ["PATH"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

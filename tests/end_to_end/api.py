@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from collections.abc import Coroutine
 from types import TracebackType
@@ -34,14 +33,12 @@ class _Recording(Sandbox):
         super().__init__(**options)
         self.bodies: list[bytes] = []
         self.queries: list[str] = []
-        self.times: list[float] = []
 
     async def _events(self, request: web.Request) -> web.Response:
         body = await request.read()
         if body != b'{"data":[]}':  # which only asks for the time
             self.bodies.append(body)
             self.queries.append(request.query_string)
-            self.times.append(time.monotonic())
         return await super()._events(request)
 
 
@@ -133,11 +130,6 @@ class Api:
     def calls(self) -> int:
         """How many calls came, whatever their answer."""
         return len(self._sandbox.bodies)
-
-    @property
-    def call_times(self) -> list[float]:
-        """When each call came, by the monotonic clock."""
-        return list(self._sandbox.times)
 
     @property
     def queries(self) -> list[str]:

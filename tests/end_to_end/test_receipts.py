@@ -201,14 +201,3 @@ def test_with_a_registry_and_workers(shop: Shop, registry: Registry) -> None:
     messages = read_all(shop.kafka, receipts_of(shop), 200)
     assert {(one.value() or b"")[:5] for one in messages} == {b"\0\0\0\0\1"}
     assert {one["event_id"] for one in receipts_on(shop.kafka, receipts_of(shop))} == expected.keys()
-
-
-def test_check_refuses_a_compacted_topic(new_shop: NewShop) -> None:
-    """There only the last receipt of a record would stay. One that is missing or fit is no problem."""
-    shop = new_shop(COLUMNS="2000")
-    shop.command("check")
-    on = create_topic(shop.kafka, 1, receipts_of(shop), cleanup_policy="compact")
-    refused = shop.command("check", code=1).stdout
-    [row] = [line for line in refused.splitlines() if line.startswith("receipts topic")]
-    assert f"{on} is compacted" in refused, row
-    assert "cleanup.policy=delete" in refused

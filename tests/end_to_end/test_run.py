@@ -3,11 +3,8 @@ orderly end. All starts are those of an interpreter of their own."""
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
-from consumer.demo.faults import Chance
 from consumer.demo.generator import Defect
 from consumer.engine.model import Disposition
 from tests.end_to_end.records import PARTITIONS, value_of
@@ -85,20 +82,6 @@ def check_dead_letters(shop: Shop) -> None:
         assert headers["message"]
         assert headers["at"].endswith("Z")
     assert len({(headers["partition"], headers["offset"]) for _, headers in letters}) == len(letters)
-
-
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_a_second_signal_ends_at_once(new_shop: NewShop, protocol: str) -> None:
-    """It ends at once with exit code 130; under both group protocols."""
-    shop = new_shop(KAFKA_GROUP_PROTOCOL=protocol, PINSTREAM_SHUTDOWN_GRACE="60s")
-    shop.generate(100)
-    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=60.0)
-    with fresh(shop) as process:
-        process.until(lambda: shop.api.calls >= 1, "a call in flight")
-        process.send(signal.SIGTERM)
-        process.until(lambda: process.status()["stopping"], "the first signal's effect")
-        code, seconds = process.stop(signal.SIGINT)
-    assert (code, seconds < LATE) == (130, True)
 
 
 def test_in_test_mode_nothing_is_recorded(new_shop: NewShop) -> None:

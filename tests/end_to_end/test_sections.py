@@ -117,26 +117,3 @@ event_name = "id"
 [record."com.shop.Refund".topic."{landing}".event_names]
 "r-2" = "!filter"
 """
-
-
-def test_other_types_are_filtered_without_sections(shop: Shop, tmp_path: Path) -> None:
-    """PINSTREAM_SCHEMA names one branch of the union in the only schema file; records of the others are not sent."""
-    now = int(time.time())
-    (tmp_path / "schemas").mkdir()
-    (tmp_path / "schemas" / "shop.9.avsc").write_text(json.dumps(UNION))
-    (tmp_path / "mapping.toml").write_text(
-        'unknown_record = "filter"\n[fields]\nevent_id = "id"\nevent_time = "at"\nevent_name = "state"\n'
-        '"user_data.em" = "email"\n[constants]\naction_source = "web"\n[event_names]\npaid = "checkout"\n'
-    )
-    mixed = events(now)[:30]
-    write(shop.kafka, shop.topic, ((str(at).encode(), in_union(*one)) for at, one in enumerate(mixed)))
-    write(shop.kafka, shop.topic, [(b"u", in_union("order", order(77, at=now * 10**6, email=None)))])
-    with shop.run(
-        PINSTREAM_SCHEMAS_DIR=str(tmp_path / "schemas"),
-        PINSTREAM_MAPPING_FILE=str(tmp_path / "mapping.toml"),
-        PINSTREAM_SCHEMA="com.shop.Order",
-    ) as run:
-        ledger = run.until_settled(len(mixed) + 1)
-        counts = run.status()["counts"]
-    assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == (10, 20, 1)
-    assert (counts["by_section"], counts["filtered"]) == ({}, {"unknown_record": 20})

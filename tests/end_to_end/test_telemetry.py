@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumer.demo.faults import Chance
-from tests.end_to_end.group.workers import Supervisor
 from tests.end_to_end.processes import ACCOUNT, Process
 from tests.end_to_end.records import generated, value_of
 from tests.end_to_end.shop import NewShop, Shop
 from tests.support.kafka.harness import produce
 from tests.support.limits import LATE
-from tests.support.otlp import Answer, Metrics, attributes, collecting, parsed
+from tests.support.otlp import Metrics, attributes, collecting, parsed
 
 EVENTS = 300
 TRACES = 40
-BLOCK = 'import sys\nsys.modules["opentelemetry"] = None\n'
 
 
 def committed(process: Process) -> int:
@@ -93,66 +90,6 @@ def check_sends(sends: list[Any], delivered: int, calls: int) -> None:
     assert {trace for one in links for trace in one} <= set(range(1, TRACES + 1))
 
 
-def test_a_collector_that_is_down_costs_no_event(new_shop: NewShop) -> None:
-    """Everything is delivered, one line each says what is wrong, and the process ends as quickly as otherwise."""
-    with collecting() as collector:
-        url = collector.url
-    shop = new_shop(
-        OTEL_EXPORTER_OTLP_ENDPOINT=url,
-        OTEL_BSP_SCHEDULE_DELAY="50",
-        OTEL_METRIC_EXPORT_INTERVAL="50",
-        OTEL_EXPORTER_OTLP_TIMEOUT="1000",
-        PINSTREAM_SHUTDOWN_GRACE="40s",
-    )
-    with shop.run() as process:
-        process.until_settled(EVENTS)
-        process.until_logged("traces_not_exported")
-        process.until_logged("metrics_not_exported")
-        code, seconds = process.stop()
-    assert code == 0
-    assert seconds < LATE
-    events = [one["event"] for one in process.log]
-    assert (events.count("traces_not_exported"), events.count("metrics_not_exported")) == (1, 1)
-    assert "Traceback" not in process.stderr
-    assert url.removeprefix("http://") not in process.stderr
-
-
-@pytest.mark.parametrize("grace", ["3s", "60s"])
-def test_a_collector_that_hangs_does_not_hold_up_the_end(new_shop: NewShop, grace: str) -> None:
-    """The exporter waits a few seconds at the end, and no longer than the grace allows."""
-    with collecting(Answer(status=0)) as collector:
-        shop = new_shop(
-            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collector.url}/spans",
-            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics",
-            OTEL_BSP_SCHEDULE_DELAY="50",
-            OTEL_EXPORTER_OTLP_TIMEOUT="60000",
-            PINSTREAM_SHUTDOWN_GRACE=grace,
-        )
-        with shop.run() as process:
-            process.until_settled(EVENTS)
-            process.until(lambda: len(collector.paths) == 2, "spans and metrics at the collector")
-            code, seconds = process.stop()
-        assert code == 0
-        # Three for metrics and three for spans; the exporters alone would take 60, as long as the grace may be.
-        assert seconds < 6 + LATE
-        assert "stopped" in [one["event"] for one in process.log]
-        assert collector.paths == {"/spans", "/metrics"}
-
-
-@pytest.mark.parametrize("asked", [True, False])
-def test_without_the_extra_it_runs(new_shop: NewShop, tmp_path: Path, asked: bool) -> None:
-    """With one warning if traces and metrics are asked for, and silently if not: nothing of the extra is imported."""
-    (tmp_path / "blocked").mkdir()
-    (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCK)
-    wish = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"} if asked else {"OTEL_SERVICE_NAME": "shop"}
-    with new_shop(PYTHONPATH=str(tmp_path / "blocked"), **wish).run() as process:
-        process.until_settled(EVENTS)
-    warnings = [one for one in process.log if one["event"] == "telemetry_off"]
-    assert [one["level"] for one in warnings] == ["warning"] * asked
-    assert all("pip install '.[otel]'" in one["text"] for one in warnings)
-    assert not any(one["event"] == "telemetry" for one in process.log)
-
-
 OFTEN = {"OTEL_METRIC_EXPORT_INTERVAL": "100", "OTEL_TRACES_EXPORTER": "none"}
 
 
@@ -187,20 +124,3 @@ def test_a_collector_gets_what_metrics_shows(new_shop: NewShop) -> None:
         assert final.series[name] == ledger[part]
     assert ("pinstream_call_seconds_count", (("outcome", "verdict"),)) in final.series
     assert collector.paths == {"/v1/metrics"}
-
-
-def test_workers_export_as_one(new_shop: NewShop) -> None:
-    """The supervisor exports the sums over its workers, and no worker exports anything."""
-    with collecting() as collector:
-        shop = new_shop(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{collector.url}/metrics", **OFTEN)
-        with Supervisor(shop.folder, 2, env=shop.env) as both:
-            both.until_settled(EVENTS)
-            assert both.stop()[0] == 0
-        exports = collector.metrics()
-    assert len({one.resource["service.instance.id"] for one in exports}) == 1
-    read = [one.series["pinstream_records_read_total", ()] for one in exports]
-    assert read == sorted(read)
-    assert read[-1] == EVENTS
-    ups = {labels for name, labels in exports[-1].series if name == "pinstream_worker_up"}
-    assert ups == {(("worker", "1"),), (("worker", "2"),)}
-    assert [one["event"] for one in both.log].count("telemetry") == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.processes import ROOT, bare_environment, command, the_one_line
+from tests.end_to_end.processes import ROOT, bare_environment, command
 from tests.end_to_end.records import commerce_event
 from tests.end_to_end.shop import NewShop, Shop
 
@@ -112,17 +112,6 @@ def test_what_it_prints_is_no_line_of_explain(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "imported\ncalled\n")
 
 
-@pytest.mark.parametrize(
-    "name", ["nowhere:clean", "own_code:missing", "own_code", "own code:clean", "json:JSONEncoder"]
-)
-def test_what_cannot_be_loaded_ends_at_the_start(tmp_path: Path, name: str) -> None:
-    """Exit code 2, and one line that names the setting."""
-    env = bare_environment(tmp_path) | environment(tmp_path) | {"PINSTREAM_TRANSFORM": name}
-    done = command("explain", "-", env=env)
-    assert done.returncode == 2
-    assert the_one_line(done.stderr).startswith(f"PINSTREAM_TRANSFORM={name!r}: ")
-
-
 @pytest.fixture
 def new_shop(new_shop: NewShop, tmp_path: Path) -> NewShop:
     """Shops whose records go through the function."""
@@ -184,17 +173,3 @@ def test_a_function_that_hangs_is_named_while_it_does(new_shop: NewShop, tmp_pat
         (tmp_path / "go").touch()
         process.until(lambda: shop.api.accepted() == {"plain-0": 1, "hangs-0": 1}, "the record's delivery")
         process.until_logged("transform_returned")
-
-
-@pytest.mark.kafka
-def test_a_dry_run_and_a_redrive_go_through_it(new_shop: NewShop, tmp_path: Path) -> None:
-    """A dry run counts the results of the function; after a correction the dead letters are delivered."""
-    shop = new_shop(PINSTREAM_DEAD_LETTER_SHARE="1")
-    shop.write(of("plain"), of("staff"), of("raises"))
-    for more, expected in (((), (1, 1, 1)), (("--where", "event_name=checkout"), (1, 2, 0))):
-        ledger = json.loads(shop.replay("--dry-run", "--json", *more).stdout)["ledger"]
-        assert (ledger["delivered"], ledger["filtered"], ledger["dead_lettered"]) == expected
-    shop.serve(3)
-    (tmp_path / "own_code.py").write_text("def clean(record):\n    return record\n")
-    again = shop.command("dead-letters", "redrive", "--topic", shop.topic, "--json")
-    assert json.loads(again.stdout)["ledger"]["delivered"] == 1

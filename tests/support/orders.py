@@ -11,10 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, Final, NamedTuple
-
-import fastavro
 
 COUNT: Final = 30_000
 FREE: Final = 80
@@ -47,12 +44,6 @@ def make_orders(count: int = COUNT) -> list[Order]:
 def sum_of(orders: list[Order]) -> str:
     """Their total, to the cent."""
     return _text(sum(order.cents for order in orders))
-
-
-def write_container(path: Path, orders: list[Order], schema: Any, codec: str = "deflate") -> None:
-    """An Avro container file of their events, in blocks of a few hundred."""
-    with path.open("wb") as file:
-        fastavro.writer(file, schema, (order.event for order in orders), codec=codec, sync_interval=1 << 14)
 
 
 def _days(draws: random.Random) -> Iterator[tuple[int, int]]:

@@ -2,8 +2,8 @@
 
 ``SWITCHES`` in its environment (`switched`) says which: fields of the engine's `Policy`, such as ``commit_interval``;
 ``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps;
-``minute``, for how many seconds a call counts against the quota; ``longest_wait``, for how many seconds a backoff waits
-at most; and ``count_every``, how often a member asks who is in its group.
+``longest_wait``, for how many seconds a backoff waits at most; and ``count_every``, how often a member asks who is in
+its group.
 The processes of ``--workers`` have the product's own values.
 """
 
@@ -28,9 +28,7 @@ def apply() -> None:
     from consumer.adapters.kafka import groups
     from consumer.app import building
     from consumer.engine.model import Policy
-    from consumer.engine.sending import gate
 
-    vars(gate)["_MINUTE"] = values.pop("minute", 60.0)
     vars(groups)["_COUNT_EVERY"] = values.pop("count_every", 10.0)
     if not values.pop("compiled", True):
         vars(building)["COMPILED"] = None

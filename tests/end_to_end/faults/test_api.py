@@ -22,7 +22,6 @@ from tests.end_to_end.processes import TOKEN, Process
 from tests.end_to_end.records import commerce_event
 from tests.end_to_end.shop import NewShop, Shop, once
 from tests.support.certificates import Authority
-from tests.support.limits import LATE
 from tests.support.switches import switched
 
 BATCH, CONCURRENCY = 20, 4
@@ -174,79 +173,3 @@ def test_certificates_that_cannot_be_trusted(
             assert watch.until_settled(300)["ledger"]["delivered"] == 300
         assert watch.maximum.bytes > TIGHT_IN_BYTES.bytes / 2, "the budget in bytes was what held it"
     assert api.accepted() == expected
-
-
-HOST = "api.pinstream.invalid"
-RESOLVER = f"""
-import socket, time
-from pathlib import Path
-
-hosts = Path(__file__).with_name("hosts")
-ask = socket.getaddrinfo
-
-
-def getaddrinfo(host, *others, **more):
-    if host in ("{HOST}", b"{HOST}") and hosts.exists():
-        host = hosts.read_text().strip()
-        if host == "silence":
-            time.sleep(20)
-    return ask(host, *others, **more)
-
-
-socket.getaddrinfo = getaddrinfo
-"""
-"""What the process under test asks for addresses: the machine's own resolver, to which `HOST` is unknown for good
-(RFC 6761), unless the file beside it names the address, as /etc/hosts would. That file is not ours to write."""
-
-
-class Resolver:
-    """Resolves `HOST` for one process; at first as the machine does, which does not know that host."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "resolver"
-        self._folder.mkdir()
-        (self._folder / "sitecustomize.py").write_text(RESOLVER)
-        # Nobody answers on a machine without a network: that must not take longer than a call may.
-        self.settings = {"PYTHONPATH": str(self._folder), "RES_OPTIONS": "timeout:1 attempts:1"}
-
-    def say(self, address: str) -> None:
-        """From now on answer with this address; ``silence``: do not answer for 20 seconds."""
-        draft = self._folder / "draft"
-        draft.write_text(address)
-        draft.replace(self._folder / "hosts")
-
-
-def test_a_name_that_does_not_resolve(new_shop: NewShop, proxy: Proxy, tmp_path: Path) -> None:
-    """The API's host is unknown: the log says why, and events wait; once it is known all are delivered, once."""
-    resolver, url = Resolver(tmp_path), proxy.url.replace("127.0.0.1", HOST)
-    own = {**resolver.settings, "PINSTREAM_REQUEST_TIMEOUT": "10s", "PINTEREST_API_URL": url}
-    shop = new_shop(TIGHT_IN_EVENTS, **own)
-    expected = shop.write_orders(300)
-    with shop.run() as process:
-        watch = Watch(process, TIGHT_IN_EVENTS)
-        watch.until_full(TIGHT_IN_EVENTS.events)
-        watch.stands_still(4, "dns")
-        assert (shop.committed, proxy.connections) == (0, 0)
-        assert was_logged(process, "dns")
-
-        resolver.say("127.0.0.1")
-        assert watch.until_settled(300)["ledger"]["delivered"] == 300
-    assert shop.api.accepted() == expected
-
-
-def test_a_resolver_that_says_nothing_holds_up_no_stop(
-    new_shop: NewShop, proxy: Proxy, tmp_path: Path
-) -> None:
-    """Calls time out while the name server is silent, and SIGTERM ends the process within the grace all the same."""
-    resolver, url = Resolver(tmp_path), proxy.url.replace("127.0.0.1", HOST)
-    resolver.say("silence")
-    own = {"PINSTREAM_REQUEST_TIMEOUT": "500ms", "PINSTREAM_SHUTDOWN_GRACE": "3s", "PINTEREST_API_URL": url}
-    shop = new_shop(TIGHT_IN_EVENTS, **resolver.settings, **own)
-    shop.write_orders(100)
-    with shop.run() as process:
-        watch = Watch(process, TIGHT_IN_EVENTS)
-        watch.until_full(TIGHT_IN_EVENTS.events)
-        watch.stands_still(2, "timeout")
-        code, seconds = process.stop()
-    assert (code, seconds < 3 + LATE) == (0, True)
-    assert (shop.committed, shop.api.calls) == (0, 0)

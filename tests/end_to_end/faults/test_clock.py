@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from consumer.demo.faults import Chance
 from tests.end_to_end.faults.clocks import WrongClock
 from tests.end_to_end.processes import Process
 from tests.end_to_end.records import commerce_event
@@ -50,45 +49,6 @@ def test_a_clock_that_is_wrong(new_shop: NewShop, off: float) -> None:
         process.until_logged("clock_right")
     assert shop.letters == []
     assert all(begun <= event["event_time"] <= time.time() for event in shop.api.events)
-
-
-def test_a_clock_that_is_a_week_ahead_at_the_start(new_shop: NewShop) -> None:
-    """Before the first answer all events look too old: they wait while the API is away, and are delivered once it says
-    what time it is. What is really too old becomes a dead letter then, and is not sent."""
-    shop, _ = wrong(new_shop, 8 * 86_400.0)
-    shop.api.set_faults(middleman=Chance(share=1.0))
-    shop.write(commerce_event("old", occurred_at=int((time.time() - 30 * 86_400) * 1000)))
-    shop.write_orders(RECORDS)
-    with shop.run() as process:
-        process.until(lambda: process.status()["clock"]["early"] == RECORDS + 1, "all records")
-        shop.api.set_faults()
-        ledger = process.until_settled(RECORDS + 1)
-        assert (ledger["delivered"], ledger["dead_lettered"]) == (RECORDS, 1)
-        reported = process.until_logged("clock_off")
-        assert (reported["by"], reported["behind_seconds"]) == (
-            "platform",
-            pytest.approx(-8 * 86_400, abs=5),
-        )
-    [(_, headers)] = shop.letters
-    assert headers["code"] == "expired"
-    assert "old" not in {event["event_id"] for event in shop.api.events}
-
-
-def test_a_clock_that_is_behind_and_an_api_that_is_away(new_shop: NewShop) -> None:
-    """The right time cannot be had: the events wait, and the status says for what. When the clock is set right,
-    they are sent."""
-    shop, clock = wrong(new_shop, -3_600.0)
-    shop.api.set_faults(middleman=Chance(share=1.0))
-    shop.write_orders(50)
-    with shop.run() as process:
-        process.until(lambda: process.status()["clock"]["early"] == 50, "all records")
-        reported = process.until_logged("clock_off")
-        assert (reported["by"], reported["certain"]) == ("records", 0)
-        clock.set(0.0)
-        process.until(lambda: process.status()["clock"]["early"] == 0, "the clock that is right again")
-        shop.api.set_faults()
-        assert process.until_settled(50)["delivered"] == 50
-    assert shop.letters == []
 
 
 @pytest.mark.parametrize(("store", "off"), [("disk", DAYS), ("redis", -DAYS)])

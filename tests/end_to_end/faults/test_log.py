@@ -121,16 +121,6 @@ def test_a_log_that_takes_nothing(shop: Shop) -> None:
         process.ends_in_order()
 
 
-def test_workers_and_their_supervisor_go_on_too(shop: Shop) -> None:
-    """On a full disk, too, and the supervisor's figure has the lines of all of them."""
-    with unheard(shop, "--workers", "2", under=into("/dev/full")) as process:
-        process.until_it_answers()
-        delivers(process, shop)
-        # Its own: starting, supervising, two workers that joined. Theirs: partitions that were assigned.
-        assert process.until(lambda: process.dropped() > 4, "lines that are dropped")
-        process.ends_in_order()
-
-
 def test_a_reader_that_ends(shop: Shop) -> None:
     """A log shipper that dies does not end the service."""
     with pipe(shop.folder) as (path, end), unheard(shop, under=into(path)) as process:
@@ -200,17 +190,6 @@ def test_a_start_that_fails(tmp_path: Path, how: str, workers: tuple[str, ...]) 
         under = ("sh", "-c", f'exec "$@" {how.format(pipe=path)}', "sh")
         with Process(tmp_path, "run", *workers, env=env, under=under) as process:
             assert process.wait() == 2
-
-
-def test_a_file_that_is_cut(shop: Shop) -> None:
-    """Rotation by copy and truncate: the lines that follow stand at the beginning of the file."""
-    log = shop.folder / "log"
-    with unheard(shop, under=into(log)) as process:
-        process.until(lambda: log.exists() and "partitions_assigned" in log.read_text(), "its lines")
-        os.truncate(log, 0)
-        process.ends_in_order()
-    assert [json.loads(line)["event"] for line in log.read_text().splitlines()][-1] == "stopped"
-    assert log.read_bytes()[:1] == b"{"
 
 
 def test_the_last_line_is_the_error(shop: Shop) -> None:

@@ -100,21 +100,6 @@ def test_a_registry_that_was_set_up_again(new_shop: NewShop, registry: Registry,
         process.until(lambda: shop.committed == 4, "by what the disk has now")
 
 
-def test_a_folder_that_cannot_be_used_is_no_matter(
-    new_shop: NewShop, registry: Registry, tmp_path: Path
-) -> None:
-    """A file stands in its place: a line in the log, and a service that works without the folder."""
-    schema_id = registry.add(SUBJECT, SCHEMA)
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "registry-schemas").write_text("in the way")
-    shop = new_shop()
-    shop.write_registered(schema_id, "a")
-    process = run_once(shop, 1)
-    [reported] = [one for one in process.log if one.get("event") == "schemas_on_disk"]
-    assert "registry-schemas cannot keep what the schema registry answers" in reported["text"]
-    assert shop.api.accepted() == {"a": 1}
-
-
 def test_the_other_commands(new_shop: NewShop, registry: Registry, tmp_path: Path) -> None:
     """A dry replay keeps no schema, a replay does; check warns while the registry is down, and fails if it was
     never reached, or refuses the login: the service could read what it knows, but that does not recover by itself."""

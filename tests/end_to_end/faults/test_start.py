@@ -161,16 +161,6 @@ def test_a_stop_ends_the_wait_at_once(tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr
 
 
-def test_a_stop_ends_workers_that_wait_at_once(tmp_path: Path) -> None:
-    """Each one with 0, and so the supervisor."""
-    with Supervisor(tmp_path, 2, env=environment(tmp_path, absent())) as both:
-        waits(both, "The brokers do not answer (")
-        assert [one["state"] for one in both.workers()] == ["starting", "waiting"]
-        code, seconds = both.stop()
-    assert code == 0
-    assert seconds < AT_ONCE
-
-
 @pytest.mark.slow("waits for its time limit")
 def test_fail_fast_ends_it(tmp_path: Path) -> None:
     """Exit code 1 after the time limit, and one line that says what to check; with workers, too."""

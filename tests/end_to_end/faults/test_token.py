@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from consumer.demo.faults import Chance
-from consumer.engine.model import Disposition
 from tests.end_to_end.processes import ACCOUNT, TOKEN, Process, last_error
 from tests.end_to_end.records import ENCODER, PARTITIONS, commerce_event, committed_offsets, records_on
 from tests.end_to_end.shop import NewShop, Shop
@@ -78,43 +76,6 @@ def test_a_new_token_file_heals_without_a_restart(shop: Shop, tmp_path: Path) ->
         assert states(process) == {ACCOUNT: "open"}
     shop.check_sent_once()
     assert shop.committed == 300
-
-
-def test_a_spell_of_refusals_heals_by_itself(shop: Shop) -> None:
-    """The platform refuses a good token for a while: probes notice when it accepts it again; no event becomes a
-    dead letter."""
-    generator = shop.generate(500)
-    shop.api.set_faults(unauthorised=Chance(first=2))
-    with shop.run() as process:
-        until_halted(process)
-        ledger = process.until_settled(500)
-    delivered = generator.tally[Disposition.DELIVERED]
-    assert ledger["delivered"] == delivered == shop.api.counts().distinct_event_ids
-    assert ledger["dead_lettered"] == 0
-
-
-def test_each_account_for_itself(new_shop: NewShop) -> None:
-    """Each event goes to the account that it names; an account that answers 403 does not stop the other, nor its later
-    events; an unknown account's event is refused."""
-    shop = new_shop(**TWO_ACCOUNTS)
-    shop.write(commerce_event("other-first", ad_account_id=OTHER_ACCOUNT))
-    shop.api.set_faults(forbidden_accounts=frozenset({OTHER_ACCOUNT}))
-    with shop.run() as process:
-        until_halted(process, OTHER_ACCOUNT)
-        main = [commerce_event(f"main-{number}") for number in range(40)]
-        other = [commerce_event(f"other-{number}", ad_account_id=OTHER_ACCOUNT) for number in range(39)]
-        mixed = [one for pair in zip(main, other, strict=False) for one in pair]
-        shop.write(*mixed, main[-1], commerce_event("stranger", ad_account_id="111"))
-        process.until(lambda: shop.api.counts().accepted_events == 40, "the other account's neighbour")
-        assert set(shop.api.counts().accepted_by_account) == {ACCOUNT}
-        assert states(process) == {ACCOUNT: "open", OTHER_ACCOUNT: "halted"}
-        shop.api.set_faults()
-        ledger = process.until_settled(81)
-    assert (ledger["delivered"], ledger["dead_lettered"]) == (80, 1)
-    assert shop.api.counts().accepted_by_account == {ACCOUNT: 40, OTHER_ACCOUNT: 40}
-    assert all(
-        event.startswith("other-") == (account == OTHER_ACCOUNT) for account, event in shop.api.pairs()
-    )
 
 
 def test_a_token_for_each_account(new_shop: NewShop, tmp_path: Path) -> None:

@@ -22,9 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from math import inf
 from pathlib import Path
-from random import Random
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -256,8 +254,7 @@ def set_session(kafka: Kafka, group: str, seconds: float) -> None:
 class Traffic:
     """The shop's records, `rate` a second, from `__enter__` to `stop`; `burst` adds more at once.
 
-    Each event has an id of its own, so what is accepted twice was sent twice. `copies`: this share of those that are to
-    be delivered comes again, in any partition and up to some seconds later.
+    Each event has an id of its own, so what is accepted twice was sent twice.
     """
 
     def __init__(
@@ -268,11 +265,8 @@ class Traffic:
         seed: int,
         rate: float,
         partitions: int = PARTITIONS,
-        copies: float = 0.0,
     ) -> None:
-        self._topic, self._partitions = topic, partitions
-        self._copies, self._random = copies, Random(seed)
-        self._again: list[tuple[float, bytes]] = []
+        self._topic = topic
         self._step = max(1, round(rate * _TICK))
         self._producer = Producer(
             {**kafka.config, "linger.ms": 5, "enable.idempotence": True, "log_level": 0}
@@ -307,29 +301,16 @@ class Traffic:
                 number, value = len(self._events), value_of(one)
                 self._events.append(one)
                 self._producer.produce(self._topic, value, one.key, on_delivery=self._stored_as(number))
-                if one.expected is Disposition.DELIVERED and self._random.random() < self._copies:
-                    at = time.monotonic() + self._random.choice((0.0, 0.1, 1.0, 5.0)) * self._random.random()
-                    self._again.append((at, value))
-            self._produce_again(time.monotonic())
             self._producer.poll(0)
 
-    def _produce_again(self, until: float) -> None:
-        """Write the copies that are due."""
-        due = [value for at, value in self._again if at <= until]
-        self._again = [one for one in self._again if one[0] > until]
-        for value in due:
-            where = self._random.randrange(self._partitions)
-            self._producer.produce(self._topic, value, partition=where, on_delivery=self._stored_as(None))
-
-    def _stored_as(self, number: int | None) -> Any:
+    def _stored_as(self, number: int) -> Any:
         def stored(error: RawError | None, message: Message) -> None:
             partition, offset = message.partition(), message.offset()
             if error is not None or partition is None or offset is None:
                 self._failed.append(str(error))
                 return
             self._ends[partition] = max(self._ends[partition], offset + 1)
-            if number is not None:
-                self._places[number] = (partition, offset)
+            self._places[number] = (partition, offset)
 
         return stored
 
@@ -337,7 +318,6 @@ class Traffic:
         """Stop the traffic; when this returns, all records are on the topic."""
         self._over.set()
         self._thread.join(WITHIN)
-        self._produce_again(inf)
         assert self._producer.flush(WITHIN) == 0
         assert not self._failed, self._failed[:3]
         assert len(self._places) == len(self._events)

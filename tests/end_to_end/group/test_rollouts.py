@@ -19,8 +19,6 @@ pytestmark = [pytest.mark.real_kafka, pytest.mark.timeout(300)]
 PARTITIONS = 3
 ASKED_OFTEN = switched(count_every=1.0)
 """A spare member is ready once it has heard from the brokers that it is in the group."""
-BRIEF = 6.0
-"""Seconds of a session whose end a test waits for."""
 
 
 def shared_store(redis: RedisServer) -> dict[str, str]:
@@ -81,25 +79,6 @@ def test_a_deployment_is_scaled_down_and_up(rollout: RollingOut, redis: RedisSer
             scene.group.until_moving()
         with scene.timed(f"{what}, scaled up by one"):
             members += scene.group.join(1)
-            scene.until_ready(members[-1])
-            scene.group.until_divided(*members)
-            scene.group.until_moving()
-        scene.finish(*members)
-
-
-@pytest.mark.slow("a whole rollout")
-def test_a_stateful_set_is_scaled_down_and_up(rollout: RollingOut) -> None:
-    """The group waits until the session of the ended member is over; then the others take its partitions."""
-    with rollout(COOPERATIVE, partitions=PARTITIONS, session=BRIEF) as scene:
-        *members, last = (scene.start(number) for number in range(PARTITIONS))
-        scene.group.until_divided(*members, last)
-        what = f"StatefulSet of {PARTITIONS}, session {BRIEF:g} s"
-        with scene.timed(f"{what}, scaled down by one"):
-            scene.end(last)
-            scene.group.until_divided(*members)
-            scene.group.until_moving()
-        with scene.timed(f"{what}, scaled up by one"):
-            members.append(scene.start(PARTITIONS - 1))
             scene.until_ready(members[-1])
             scene.group.until_divided(*members)
             scene.group.until_moving()

@@ -13,21 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from consumer.app.ending import TOGETHER
 from consumer.demo.faults import Chance
-from tests.end_to_end.api import Api, Registry
+from tests.end_to_end.api import Api
 from tests.end_to_end.crashes.test_kills import keys_in
 from tests.end_to_end.group.members import set_session
-from tests.end_to_end.processes import TOKEN, Process, wait_for
-from tests.end_to_end.records import PARTITIONS, SCHEMA
+from tests.end_to_end.processes import Process, wait_for
+from tests.end_to_end.records import PARTITIONS
 from tests.end_to_end.shop import NewShop, Shop
 from tests.support.kafka.broker import RealBroker
 from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
-from tests.support.switches import switched
 
 GRACE = 4.0
 """Seconds that a busy machine may need beyond the grace, to notice the signal and to end an interpreter. Each
@@ -112,18 +110,6 @@ def test_under_load_what_was_answered_is_never_sent_again(shop: Shop) -> None:
     assert {message.value() for message, _ in shop.letters} == shop.broken
 
 
-def test_what_is_answered_on_the_way_out_is_committed(new_shop: NewShop) -> None:
-    """All events are in flight and nothing is committed: the process waits for the answers and commits before
-    it ends."""
-    shop = new_shop(PINSTREAM_SHUTDOWN_GRACE="10s", **switched(commit_interval=60))
-    shop.generate(60, seed=13)
-    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=1.0)
-    with shop.run() as process:
-        process.until(lambda: set(shop.api.accepted()) == shop.deliverable, "all of it in flight")
-    assert the_drain(process)["in_time"] == 1
-    assert shop.committed == 60
-
-
 @pytest.mark.real_kafka
 @pytest.mark.parametrize("signals", [1, 2])
 def test_an_api_that_hangs_cannot_hold_it_up(shop: Shop, signals: int) -> None:
@@ -146,54 +132,6 @@ def test_an_api_that_hangs_cannot_hold_it_up(shop: Shop, signals: int) -> None:
     in_flight = shop.api.accepted().total()
     assert keys(shop) == 0
     check_the_rest(shop, in_flight)
-
-
-@pytest.mark.real_kafka
-@pytest.mark.parametrize("state", ["halted", "throttled"])
-def test_while_nothing_may_be_sent(shop: Shop, state: str) -> None:
-    """In a halt, and during a Retry-After: the process does not wait for the end of it, and commits nothing unsent."""
-    shop.generate(300, seed=8)
-    if state == "halted":
-        shop.api.set_token("another")
-    else:
-        shop.api.set_faults(throttled=Chance(share=1.0), wait_seconds=250.0)
-    with shop.run() as process:
-        process.until(lambda: process.status()["destination"]["state"] == state, f"being {state}")
-        stop_in_time(process)
-    assert the_drain(process)["in_time"] == 1
-    assert process.log[-1]["delivered"] == 0
-    assert shop.api.accepted() == {}
-    shop.api.set_token(TOKEN)
-    check_the_rest(shop)
-
-
-@pytest.mark.real_kafka
-@pytest.mark.parametrize("outage", ["down", "hanging"])
-def test_while_a_schema_cannot_be_had(shop: Shop, registry: Registry, outage: str) -> None:
-    """Records that wait for their schema are dropped: they are read again, and delivered once the schema is there."""
-    schema_id = registry.add("orders-value", SCHEMA)
-    ids = [f"waits-{number}" for number in range(20)]
-    shop.write_registered(schema_id, *ids)
-    shop.env["SCHEMA_REGISTRY_URL"] = registry.url
-    if outage == "down":
-        registry.down()
-    else:
-        registry.set_faults(hang=True)
-    with shop.run() as process:
-        process.until(lambda: process.ledger()["open"] == 20, "the records that wait")
-        if outage == "down":
-            process.until_logged("schema_unavailable")
-        else:
-            process.until(lambda: registry.requests, "a question")
-        stop_in_time(process)
-    assert the_drain(process) | {"released": 20, "in_time": 1} == the_drain(process)
-    assert shop.committed == 0
-    if outage == "down":
-        registry.up()
-    registry.set_faults()
-    shop.finish(20)
-    assert shop.api.accepted() == dict.fromkeys(ids, 1)
-    assert shop.letters == []
 
 
 @pytest.fixture
@@ -227,15 +165,6 @@ def test_while_the_broker_does_not_answer(own_kafka: RealBroker, frozen_shop: Sh
     check_the_rest(shop)
 
 
-def test_while_it_starts_and_the_broker_does_not_answer(own_kafka: RealBroker, frozen_shop: Shop) -> None:
-    """A process that is stopped before it has reached a broker ends without reaching one."""
-    with paused(own_kafka), frozen_shop.run() as process:
-        broker = int(own_kafka.bootstrap_servers.rpartition(":")[2])
-        process.until(lambda: broker in peers(process), "a question to the broker")
-        stop_in_time(process)
-    assert frozen_shop.api.calls == 0
-
-
 @pytest.mark.real_kafka
 def test_a_name_that_a_dead_member_still_has(shop: Shop) -> None:
     """Killed and started again under KIP-848 with a static name: it ends with 1, to be started again; never idles.
@@ -251,31 +180,6 @@ def test_a_name_that_a_dead_member_still_has(shop: Shop) -> None:
         process.until(lambda: "still used by another member" in process.stderr, "the refusal")
         wait_for(lambda: process.ended, "its end")
         assert process.wait() == 1
-
-
-DETACHED = ("setsid", "sh", "-c", 'exec "$@" <&-', "sh")
-
-
-@pytest.mark.real_kafka
-def test_as_in_a_container(shop: Shop) -> None:
-    """Without a terminal, and with standard input closed."""
-    shop.generate(400, seed=12)
-    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=0.4)
-    with Process(shop.folder, "run", env=shop.env, under=DETACHED) as process:
-        until_called(process, shop, CONCURRENCY + 1)
-        begun = time.monotonic()
-        process.send(signal.SIGTERM)
-        assert process.wait() == 0
-        assert time.monotonic() - begun < GRACE + LATE
-    assert process.log[-1]["event"] == "stopped"
-    assert process.log[-1]["delivered"] == shop.api.accepted().total()
-    assert set(shop.api.accepted().values()) == {1}
-
-
-def peers(process: Process) -> set[int]:
-    """The ports to which it has connections."""
-    ends = [one.raddr for one in psutil.Process(process.pid).net_connections()]
-    return {getattr(end, "port", 0) for end in ends}
 
 
 @contextmanager

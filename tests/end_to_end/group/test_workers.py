@@ -17,7 +17,6 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from consumer.app.ending import TOGETHER
 from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
 from tests.end_to_end.group.members import Traffic
@@ -291,46 +290,6 @@ def test_ctrl_c_at_a_terminal(shop: Shop) -> None:
 
 
 @pytest.mark.real_kafka
-def test_a_signal_for_every_process(wide_shop: Shop) -> None:
-    """SIGTERM for supervisor and workers at once, as systemd stops a unit: all end in order, with 0, and no
-    worker counts as dead."""
-    with supervisor(wide_shop) as both, traffic_of(wide_shop, seed=6):
-        both.until_divided(PARTITIONS)
-        until_called(both, wide_shop, 5)
-        workers = both.children()
-        for one in workers:
-            one.terminate()
-        both.send(signal.SIGTERM)
-        assert both.wait() == 0, both.stderr[-3000:]
-        assert psutil.wait_procs(workers, 2)[1] == []
-    ended_in_order(both)
-
-
-@pytest.mark.slow("like the death of a worker, in order")
-@pytest.mark.real_kafka
-@pytest.mark.timeout(240)
-def test_one_worker_is_asked_to_stop(new_shop: NewShop) -> None:
-    """SIGTERM for one worker: it drains and leaves, another takes its place, and nothing is sent twice."""
-    shop = new_shop(partitions=PARTITIONS)
-    with supervisor(shop) as both, traffic_of(shop, seed=7) as traffic:
-        old = both.until_divided(PARTITIONS)[0]
-        until_called(both, shop, 20)
-        with watched(both) as wrong:
-            psutil.Process(old["pid"]).terminate()
-            both.until(lambda: both.workers()[0]["restarts"] == 1, "the restart")
-            assert both.until_divided(PARTITIONS)[0]["pid"] != old["pid"]
-            until_all_committed(both, shop, traffic)
-        assert wrong == []
-        accepted = shop.api.accepted()
-        assert set(accepted) == traffic.deliverable
-        assert accepted.total() == len(accepted)
-        both.until(lambda: both.ledger()["delivered"] == len(accepted), "the last report")
-        [end] = [line for line in both.log if line["event"] == "worker_ended"]
-        assert (end["worker"], end["code"]) == (1, 0)
-        assert both.stop()[0] == 0
-
-
-@pytest.mark.real_kafka
 def test_who_has_no_partitions_says_goodbye_too(new_shop: NewShop) -> None:
     """More workers than partitions, stopped in order: the group is empty at once, and a new member does not
     wait for the session of one that has left."""
@@ -346,20 +305,6 @@ def test_who_has_no_partitions_says_goodbye_too(new_shop: NewShop) -> None:
         code, seconds = all_three.stop()
     assert (code, members()) == (0, 0)
     assert seconds < LATE
-
-
-def test_a_second_signal_ends_all_at_once(shop: Shop) -> None:
-    """Exit code 130, as with one process; no worker is left."""
-    shop.api.set_faults(slow=Chance(share=1.0), slow_seconds=GRACE)
-    shop.generate(500, seed=2)
-    with supervisor(shop) as both:
-        until_called(both, shop, 0)
-        workers = both.children()
-        both.send(signal.SIGTERM)
-        time.sleep(2 * TOGETHER)
-        both.send(signal.SIGTERM)
-        assert both.wait() == 130
-        assert psutil.wait_procs(workers, 2)[1] == []
 
 
 @pytest.mark.slow("half a minute without a report")
@@ -407,12 +352,3 @@ def test_what_is_wrong_from_the_start_is_said_once(shop: Shop) -> None:
     assert "PINSTREAM_LINGER" in the_one_line(says(2, "3", PINSTREAM_LINGER="soon"))
     assert "memory:" in the_one_line(says(2, "2", PINSTREAM_KEY_STORE="memory:"))
     assert "PINSTREAM_CONCURRENCY=4" in the_one_line(says(2, "5"))
-
-
-def test_one_worker_is_no_supervisor(shop: Shop) -> None:
-    """``--workers 1`` is one plain process."""
-    with supervisor(shop, 1) as one:
-        one.until_logged("partitions_assigned")
-        assert one.children() == []
-        assert "workers" not in one.status()
-        assert one.stop()[0] == 0

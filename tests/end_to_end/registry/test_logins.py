@@ -129,28 +129,6 @@ def test_idle_for_longer_than_a_token_ids(
     assert shop.committed == 2
 
 
-@pytest.mark.slow("a registry that starts again")
-def test_the_registry_is_started_again(
-    shop: Shop, secured_registry: SecuredRegistry, client: SchemaRegistryClient
-) -> None:
-    """While the registry is down, records with known schemas are delivered and one with a new schema waits;
-    then the registry is back, with the same schemas."""
-    write(shop.kafka, shop.topic, client, ["known"])
-    with shop.run() as service:
-        service.until_settled(1)
-        client.register_schema(f"{shop.topic}-value", evolved())
-        secured_registry.shut_down()
-        write(shop.kafka, shop.topic, client, ["new"], evolved())
-        write(shop.kafka, shop.topic, client, ["known-later"])
-        service.until(lambda: "known-later" in shop.api.accepted(), "the known schema")
-        until_reported(service, "the registry refuses connections: check whether it runs")
-        # The API has accepted the event before its key is stored and it settles.
-        service.until(lambda: service.ledger()["open"] == 1, "only the record with the new schema waits")
-        secured_registry.start()
-        assert service.until_settled(3)["delivered"] == 3
-    assert shop.committed == 3
-
-
 def until_reported(service: Process, line: str) -> None:
     """Wait until the log says that a schema could not be fetched for this reason."""
 

@@ -79,20 +79,6 @@ def test_it_compares_what_explain_compares(source: ReplayShop, tmp_path: Path, f
     assert without_places(json.loads(explained.stdout.splitlines()[-1])) == without_places(found)
 
 
-def test_the_same_mapping_changes_nothing(source: ReplayShop, tmp_path: Path) -> None:
-    """Exit code 0; a record that cannot be read, a tombstone and events that `--where` omits are the same for both."""
-    source.place([*map(order, range(8)), b"\x00\x00", None, order(9, event_type="customer_registered")])
-    arguments = ("--dry-run", "--where", "event_name=checkout", "--against", str(tmp_path / "new.toml"))
-    found = source.replayed(*arguments).document["against"]
-    assert (found["records"], found["changed"], found["not_compared"]) == (11, 0, 0)
-    assert {(one["outcome"], one["reason"], one["before"], one["after"]) for one in found["outcomes"]} == {
-        ("accepted", None, 8, 8),
-        ("filtered", "where", 1, 1),
-        ("filtered", "where_unjudged", 1, 1),
-        ("filtered", "tombstone", 1, 1),
-    }
-
-
 def test_what_cannot_be_compared_is_refused(source: ReplayShop, tmp_path: Path) -> None:
     """Without --dry-run, a file that does not exist, a wrong file, and with a function files of other sections."""
     old, lost, wrong = (str(tmp_path / name) for name in ("old.toml", "lost.toml", "wrong.toml"))

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from consumer.engine.model import Stage
 from tests.end_to_end.api import Api
-from tests.end_to_end.processes import last_error, the_one_line
-from tests.end_to_end.records import ENCODER, commerce_event, new_topic, records_on, write
+from tests.end_to_end.processes import last_error
+from tests.end_to_end.records import ENCODER, commerce_event, records_on, write
 from tests.end_to_end.replay.redriving import (
     LetterShop,
     NewLetterShop,
@@ -26,7 +25,7 @@ from tests.end_to_end.replay.redriving import (
     kafka_environment,
     letter,
 )
-from tests.support.kafka.harness import WITHIN, Kafka, create_topic, produce
+from tests.support.kafka.harness import Kafka
 from tests.support.limits import LATE
 
 
@@ -59,22 +58,6 @@ def test_delivered_marked_and_its_topic_left_alone(each_shop: LetterShop) -> Non
     again = shop.redrive()
     assert (again["done_before"], again["ledger"]["read"]) == (300, 0)
     assert shop.counted() == (0, 300)
-
-
-@pytest.mark.real_kafka
-def test_after_the_mapping_is_corrected(shop: LetterShop) -> None:
-    """A wrong mapping makes dead letters; with the right one those with the chosen code are delivered; the
-    others wait."""
-    sold = shop.write_orders(40, "e", event_type="sold")
-    shop.write_orders(3, "old", occurred_at=10**12)
-    assert shop.serve(43)["dead_lettered"] == 43
-    mapping = shop.folder / "m.toml"
-    mapping.write_text('[event_names]\nsold = "checkout"\n')
-    did = shop.redrive("--code", "unknown_event_name", PINSTREAM_MAPPING_FILE=str(mapping))
-    assert (did["matched"], did["redriven"], did["ledger"]["delivered"]) == (40, 40, 40)
-    assert shop.api.accepted() == sold
-    assert records_on(shop.kafka, shop.topic) == 43
-    assert shop.counted() == (3, 40)
 
 
 def test_sources_in_kafka_are_the_origin_s(shop: LetterShop) -> None:
@@ -130,44 +113,6 @@ def test_what_dies_again_is_a_letter_of_its_origin(shop: LetterShop) -> None:
 
 
 @pytest.mark.real_kafka
-def test_filters_and_max_and_what_is_omitted(shop: LetterShop) -> None:
-    """Only chosen letters are redriven, never more than asked for, and the rest the next time; over two topics.
-    A value that a letter lacks is read from its source topic."""
-    topic, other = shop.topic, new_topic(shop.kafka)
-    shop.bury(letter(topic, n, code="expired" if n % 2 else "no_identity") for n in range(40))
-    shop.bury(letter(other, 200 + number) for number in range(5))
-    whole = letter(topic, 100)
-    produce(shop.kafka, topic, [whole.record.value], key=whole.record.key, timestamp=whole.record.timestamp)
-    omitted = whole._replace(partition=0, record=whole.record._replace(offset=0))
-    shop.bury([omitted, letter(topic, 104)], omitted=("value",))
-    shop.env["KAFKA_TOPICS"] = f"{topic},{other}"
-    first = shop.redrive("--topic", topic, "--code", "expired", "--max", "7")
-    assert (first["matched"], first["redriven"], first["left"]) == (20, 7, 13)
-    assert len(shop.api.accepted()) == 7
-    times = ("--since", "2023-11-14T22:13:30Z", "--until", "2023-11-14T22:13:40Z")
-    assert shop.redrive("--dry-run", *times)["matched"] == 10
-    second = shop.redrive("--code", "no_identity", "--origin", f"{topic}:0")
-    assert (second["matched"], second["redriven"]) == (10, 10)
-    rest = shop.redrive()
-    assert (rest["done_before"], rest["redriven"], rest["gone"]) == (17, 29, 1)
-    assert sorted((one["matched"], one["left"]) for one in rest["topics"]) == [(5, 0), (42, 0)]
-    assert f"{topic}.dead-letters:0:11 stays" in rest["notes"][0]
-    others = {f"event-{number}": 1 for number in (100, *range(200, 205))}
-    assert shop.api.accepted() == event_ids(40) | others
-
-
-@pytest.mark.real_kafka
-def test_an_origin_that_is_gone_is_not_needed(shop: LetterShop) -> None:
-    """A source topic that was deleted is not needed: the events are delivered, and the topic is not created."""
-    gone = f"{shop.topic}-gone"
-    create_topic(shop.kafka, 4, f"{gone}.dead-letters")
-    shop.bury(letter(gone, number) for number in range(5))
-    assert shop.redrive(KAFKA_TOPICS=gone)["redriven"] == 5
-    assert shop.api.accepted() == event_ids(5)
-    assert gone not in AdminClient({**shop.kafka.config, "log_level": 0}).list_topics(timeout=WITHIN).topics
-
-
-@pytest.mark.real_kafka
 def test_interrupted_it_says_how_far_it_is(new_shop: NewLetterShop) -> None:
     """Letters that are settled are marked, one line says that it can be run again, exit code 1; the rest
     follows the next time."""
@@ -212,47 +157,6 @@ def test_two_at_once(new_shop: NewLetterShop) -> None:
 
 
 @pytest.mark.real_kafka
-def test_beside_a_running_member(shop: LetterShop) -> None:
-    """``run`` goes on with the same key store and makes new dead letters meanwhile, which the redrive leaves.
-    Its rate leaves part of the quota to ``run``."""
-    shop.bury_many(200)
-    with shop.run() as member:
-        live = shop.write_orders(50, "live")
-        member.until_settled(50)
-        begun = time.monotonic()
-        with shop.begin("--rate", "50/s", "--json") as redrive:
-            redrive.until(lambda: len(shop.api.accepted()) > 60, "a letter")
-            shop.write_orders(20, "old", occurred_at=10**12)
-            live |= shop.write_orders(50, "later")
-            ledger = member.until_settled(120)
-            assert redrive.wait() == 0, redrive.stderr
-            # 200 at 50 a second, of which those of one second may go at once.
-            assert time.monotonic() - begun >= 3
-            counts = json.loads(redrive.stdout.splitlines()[-1])
-    assert (ledger["delivered"], ledger["dead_lettered"]) == (100, 20)
-    assert (counts["matched"], counts["redriven"], counts["ledger"]["delivered"]) == (200, 200, 200)
-    assert shop.api.accepted() == event_ids(200) | live
-    assert shop.counted() == (20, 200)
-
-
-@pytest.mark.real_kafka
-def test_a_compacted_dead_letter_topic_keeps_marks(shop: LetterShop) -> None:
-    """Marks have keys of their own and a value, so compaction keeps them."""
-    topic = f"{shop.topic}-compacted"
-    create_topic(shop.kafka, 4, f"{topic}.dead-letters", cleanup_policy="compact")
-    shop.bury(letter(topic, number) for number in range(20))
-    for maximum in (8, 12):
-        assert shop.redrive("--max", str(maximum), KAFKA_TOPICS=topic)["redriven"] == maximum
-    marks: list[Any] = [
-        one
-        for one in committed(shop.kafka, f"{topic}.dead-letters")
-        if "pinstream.done" in dict(one.headers() or ())
-    ]
-    assert len({one.key() for one in marks}) == len(marks) >= 5
-    assert all(one.value() for one in marks)
-
-
-@pytest.mark.real_kafka
 def test_a_wrong_mapping_does_not_kill_all_letters_again(new_shop: NewLetterShop) -> None:
     """The dead-letter guard works here, too: the redrive stops and says why."""
     shop = new_shop(PINSTREAM_DEAD_LETTER_SAMPLE="50")
@@ -260,12 +164,3 @@ def test_a_wrong_mapping_does_not_kill_all_letters_again(new_shop: NewLetterShop
     done = shop.command("dead-letters", "redrive", code=1)
     assert "would be dead letters, mostly for" in last_error(done.stderr)
     assert shop.counted()[0] >= 150
-
-
-def test_what_is_done_is_shown_so(shop: LetterShop) -> None:
-    """``show`` says of a letter that it is done; marks do not count as letters."""
-    shop.bury([letter(shop.topic, 0), letter(shop.topic, 4)])
-    assert shop.redrive("--max", "1")["redriven"] == 1
-    places = [f"{shop.topic}.dead-letters:0:{offset}" for offset in range(3)]
-    assert [asked("show", place, env=shop.env)["state"] for place in places[:2]] == ["done", "waiting"]
-    assert "a mark" in the_one_line(shop.command("dead-letters", "show", places[2], code=2).stderr)

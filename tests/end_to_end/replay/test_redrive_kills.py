@@ -3,7 +3,6 @@ twice unless it was in flight."""
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from collections import Counter
@@ -156,31 +155,3 @@ def stable(kafka: Kafka, topic: str) -> bool:
         ends.append([ask(partial(consumer.get_watermark_offsets, one, WITHIN))[1] for one in places])
         consumer.close()
     return ends[0] == ends[1]
-
-
-@pytest.mark.slow("kills at random moments")
-@pytest.mark.real_kafka
-@pytest.mark.timeout(240)
-def test_killed_again_and_again(kafka: Kafka, api: Api, tmp_path: Path) -> None:
-    """Kills at random moments: every letter is delivered, very few events twice, and all letters are marked in
-    the end."""
-    dice = random.Random(9)
-    topic, group = new_topic(kafka), new_group()
-    bury(kafka, [letter(topic, number) for number in range(MANY)])
-    env = run_environment(tmp_path, kafka, topic, group, api.url, **LIMITS)
-    api.set_faults(slow=Chance(share=1.0), slow_seconds=0.05)
-    for _ in range(KILLS):
-        calls = api.calls
-        with Process(tmp_path, "dead-letters", "redrive", env=env) as process:
-            process.until(lambda calls=calls: api.calls > calls or process.ended, "a call")  # type: ignore[misc]
-            time.sleep(dice.uniform(0.0, 0.5))
-            process.kill()
-    assert 0 < len(api.accepted()) < MANY
-    api.set_faults()
-    last = asked("redrive", env=env)
-    assert last["left"] == 0
-    accepted = api.accepted()
-    assert accepted.keys() == event_ids(MANY).keys()
-    # What a kill finds in flight: accepted, and its key not stored.
-    assert sum(accepted.values()) - MANY <= KILLS * IN_FLIGHT
-    check_all_done(env, MANY)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
@@ -103,30 +101,6 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def test_only_what_is_asked_for(new_shop: NewReplayShop) -> None:
-    """``--where`` by name, channel, account and id; other events are counted and not sent; ``--limit`` counts
-    only chosen events, and is exact."""
-    shop = new_shop(PINTEREST_EXTRA_AD_ACCOUNT_IDS="111")
-    visit = {"event_type": "page_viewed", "order": None}
-    shop.place(
-        commerce_event(f"e-{n}", **({} if n % 2 else visit), ad_account_id="111" if n % 3 == 0 else None)
-        for n in range(60)
-    )
-    checkouts = shop.replayed("--where", "event_name=checkout", "--where", "ad_account=111", "--limit", "4")
-    assert set(shop.accepted()) == {"e-3", "e-9", "e-15", "e-21"}
-    assert checkouts.ledger["delivered"] == 4
-    assert checkouts.document["result"] == "limited"
-    visits = shop.replayed("--where", "event_name!=checkout", "--where", "channel=web")
-    assert visits.figures() == (30, 0, 30, 0)
-    assert visits.document["not_selected"] == 30
-    shop.place([b"junk", None])
-    one = shop.replayed("--where", "event_id=e-5", "--where", "event_id=e-7", "--where", "event_id=none")
-    assert one.figures() == (2, 0, 60, 0)
-    assert one.document["filtered"] == {"tombstone": 1, "where": 58, "where_unjudged": 1}
-    assert shop.letters == []
-    assert set(shop.accepted().values()) == {1}
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_a_named_replay_goes_on_where_it_was_interrupted(
     new_shop: NewReplayShop, how: signal.Signals
@@ -179,16 +153,6 @@ def test_a_name_belongs_to_one_replay(shop: ReplayShop) -> None:
     assert len(shop.accepted()) < 50
 
 
-def test_a_refused_token_ends_it_with_three(shop: ReplayShop) -> None:
-    """After the patience it ends; nothing is lost: the same command with a good token sends everything."""
-    shop.place_orders(30)
-    refused = shop.replayed(code=3, PINTEREST_ACCESS_TOKEN="pina_wrong", PINSTREAM_HALT_PATIENCE="1s")
-    assert "nothing was lost" in refused.error
-    assert refused.document["result"] == "failed"
-    assert refused.document["ranges"][0]["next"] == 0
-    assert shop.replayed().figures() == (30, 0, 0, 0)
-
-
 def test_it_warns_of_what_could_be_sent_twice(shop: ReplayShop) -> None:
     """It warns about records that the live group has not settled, and about those older than the window: their
     number, a line each."""
@@ -233,35 +197,6 @@ def test_it_warns_of_another_replay_and_of_an_open_transaction(shop: ReplayShop)
     producer.abort_transaction(WITHIN)
 
 
-def test_a_topic_of_which_no_partition_is_named_is_replayed_whole(
-    kafka: Kafka, api: Api, tmp_path: Path
-) -> None:
-    """``--partition A:0`` beside ``--topic B`` does not restrict B."""
-    one, other = (ReplayShop(kafka, api, tmp_path / name, partitions=2) for name in "ab")
-    one.place_orders(10, "a")
-    other.place_orders(10, "b")
-    replayed = one.replayed("--topic", other.topic, "--partition", f"{one.topic}:1")
-    assert replayed.ledger["delivered"] == 15
-    assert len(replayed.document["ranges"]) == 3
-
-
-def test_ignore_dedup_interrupted_says_where_each_partition_stopped(new_shop: NewReplayShop) -> None:
-    """With these offsets the rest, and nothing else, can be replayed by hand."""
-    shop = new_shop(partitions=3, PINSTREAM_BATCH_EVENTS="10")
-    shop.place_orders(300)
-    arguments = shop.line("--ignore-dedup")
-    with Process(shop.folder, *arguments, "--rate", "100/s", env=shop.env) as process:
-        process.until(lambda: shop.accepted().total() > 60, "a share")
-        assert process.stop(signal.SIGINT)[0] == 1
-        ranges = json.loads(process.stdout.strip().splitlines()[-1])["ranges"]
-        assert "go on from where each partition stopped" in last_error(process.stderr)
-    assert sum(one["next"] for one in ranges) == shop.accepted().total() < 300
-    for one in ranges:
-        partition = ("--partition", str(one["partition"]), "--ignore-dedup")
-        shop.replayed(*partition, start=f"offset:{one['next']}")
-    assert shop.accepted() == dict.fromkeys(ids(0, 300), 1)
-
-
 WRONG = [
     (("--from", "offset:99", "--to", "end"), "offset 99"),
     (("--from", "2026-01-02", "--to", "2026-01-01"), "after"),
@@ -294,16 +229,6 @@ def test_a_wrong_argument_is_one_clear_line(
     line = last_error(done.stderr)
     assert said in line
     assert len(line) < 400
-
-
-def test_an_unknown_topic_names_the_nearest(small_topic: ReplayShop) -> None:
-    """As in other commands, but the message is about ``--topic``, not about settings."""
-    arguments = ("--from", "beginning", "--to", "end")
-    done = command("replay", "--topic", small_topic.topic + "x", *arguments, env=small_topic.env)
-    line = last_error(done.stderr)
-    assert done.returncode == 2
-    assert small_topic.topic in line
-    assert "KAFKA_TOPICS" not in line
 
 
 def test_the_groups_of_replays_are_their_own(shop: ReplayShop) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but the package marks no re-export
     AclBinding,
     AclOperation,
@@ -222,20 +221,6 @@ def test_check_names_each_right_that_is_missing(shop: RightsShop, there: bool) -
     assert there == (shop.letters_topic in shop.topics())
 
 
-def test_check_without_any_right_on_a_dead_letter_topic(shop: RightsShop) -> None:
-    """Where the dead-letter topic does not exist, and where it exists and the user may not see it, `check` names the
-    rights that are missing."""
-    rights = [one for one in shop.printed() if one.name != shop.letters_topic]
-    shop.only(rights)
-    for _ in range(2):
-        code, said = shop.said("check")
-        assert code == 1
-        for operation in ("WRITE", "CREATE"):
-            assert LACKS.format(operation, f"topic {shop.letters_topic}", operation) in said
-        if shop.letters_topic in shop.topics():
-            shop.delete_letters()
-
-
 WITHOUT: dict[str, tuple[str, Callable[[RightsShop, MissingRight], bool], str]] = {
     "to run: Read on the topic": (
         "run", lambda s, r: r.name == s.topic and r.operation == "Read", "grant READ on it",
@@ -280,15 +265,6 @@ def test_the_message_names_the_missing_right(case: str, shop: RightsShop) -> Non
     assert "Traceback" not in said
 
 
-def test_dead_letters_wait_for_the_right(shop: RightsShop) -> None:
-    """The service delivers the rest, says which right is missing, and stores the letters once it has it."""
-    rights, lacks = shop.printed(), ("Write", "Create")
-    shop.only(one for one in rights if one.name != shop.letters_topic or one.operation not in lacks)
-    with shop.letters_wait("grant WRITE on") as service:
-        assert not service.ledger()["dead_lettered"]
-        shop.grant(rights)
-
-
 def test_a_topic_that_was_created_without_the_right_to_write(shop: RightsShop) -> None:
     """A user who may create the dead-letter topic, but not write to it or see it, creates it. The service says which
     right is missing, at most once a minute, and stores the letters once it has it."""
@@ -324,22 +300,3 @@ def test_letters_are_stored_once_their_topic_is_there(shop: RightsShop, somebody
             shop.grant(rights)
         else:
             create_topic(shop.kafka, 1, shop.letters_topic)
-
-
-def test_strimzi_has_the_same(shop: RightsShop) -> None:
-    """The KafkaUser grants the same as the commands."""
-    user = yaml.safe_load(shop.command("check", "--rights", "strimzi").stdout)
-    options = {"topic": "--topic", "group": "--group", "transactionalId": "--transactional-id"}
-    granted = {
-        MissingRight(
-            options[acl["resource"]["type"]],
-            acl["resource"]["name"],
-            {"prefix": "prefixed"}.get(acl["resource"]["patternType"], "literal"),
-            operation,
-        )
-        for acl in user["spec"]["authorization"]["acls"]
-        for operation in acl["operations"]
-    }
-    assert granted == set(shop.printed())
-    assert user["kind"] == "KafkaUser"
-    assert user["metadata"]["name"] == USER
