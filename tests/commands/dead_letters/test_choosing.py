@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from consumer.adapters.kafka.letters import mark_headers
 from consumer.adapters.kafka.ranges import Range
+from consumer.app import ending
 from consumer.commands.dead_letters import redrive
 from consumer.commands.dead_letters.outcome import RedriveOutcome, show_redrive
 from consumer.commands.dead_letters.reading import DeadLetters, Tally
@@ -175,16 +176,19 @@ def test_the_one_hour_rule_is_named_if_a_letter_was_redriven(
 class Interrupted(Topics):
     """Topics that send this process a signal when they are scanned for the first time."""
 
-    heard = False
+    signalled = False
+
+    def __init__(self, **partitions: int) -> None:
+        super().__init__(**partitions)
+        self.heard = asyncio.Event()
 
     async def scan(self, ranges: Sequence[Range]) -> AsyncGenerator[list[Chunk], None]:
         """See `LetterReader`."""
-        if not self.heard:
-            self.heard = True
+        if not self.signalled:
+            self.signalled = True
             # In this thread: another one of the process would have it later.
             signal.raise_signal(signal.SIGINT)
-        for _ in range(10):  # its handler runs within a few turns of the loop
-            await asyncio.sleep(0)
+            await self.heard.wait()  # which a dry run cancels
         async for chunks in super().scan(ranges):
             yield chunks
 
@@ -212,6 +216,14 @@ def test_a_signal_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, is_dry: bool)
     async def find(*_: object) -> tuple[list[DeadLetters], list[str]]:
         return [dead_letters(where, of=one) for one in ("orders", "other")], []
 
+    def on_stop_signal(stop: Callable[[], None]) -> None:
+        def heard() -> None:
+            stop()
+            where.heard.set()
+
+        ending.on_stop_signal(heard)
+
+    monkeypatch.setattr(redrive, "on_stop_signal", on_stop_signal)
     monkeypatch.setattr(redrive, "find", find)
     monkeypatch.setattr(redrive, "TransactionalWriter", Writer)
     with pytest.raises(KeyboardInterrupt) if is_dry else contextlib.nullcontext():
