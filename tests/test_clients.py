@@ -45,6 +45,7 @@ def pip(*arguments: str) -> str:
     )
 
 
+@pytest.mark.slow("another client's tests, installed for it")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", ["oldest", "newest"])
 def test_it_runs_with_each_client_that_is_allowed(which: str, kafka: Kafka, tmp_path: Path) -> None:

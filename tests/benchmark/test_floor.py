@@ -79,6 +79,7 @@ def test_what_the_floor_is_not_made_for_ends_it(floor: Path, canonical: bytes, o
     assert (done.returncode, done.stdout) == (_REFUSED, b"")
 
 
+@pytest.mark.slow("compiles the floor for each processor")
 @pytest.mark.parametrize("options", [["-march=native"], *AVX_512])
 def test_it_is_the_floor_on_every_processor(tmp_path: Path, options: list[str]) -> None:
     """Its SHA instructions meet no upper halves that AVX code has left in use, whatever it is compiled for."""

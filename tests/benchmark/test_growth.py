@@ -21,6 +21,7 @@ PLAN = GrowthPlan(
 )
 
 
+@pytest.mark.slow("the growth benchmark, from end to end")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_every_curve_comes_about(kafka: Kafka) -> None:

@@ -172,6 +172,7 @@ def test_without_the_plain_consumer_its_share_is_blank() -> None:
     assert systems.rows == [("pinstream", "7.1", "", "90,000", "140")]
 
 
+@pytest.mark.slow("the benchmark, from end to end")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(240)
 def test_from_a_file_to_the_tables(kafka: Kafka, shop: tuple[str, dict[str, str]], tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _LEAST_PAIRS, _MAX_PAIRS = 2, 5
 _WARM_UP, _EVENTS = 30_000, 60_000  # turns begin a second after partitions are assigned
 
 
+@pytest.mark.slow("a benchmark of a thousand partitions")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(COMPILED is None, reason="built without a C compiler")

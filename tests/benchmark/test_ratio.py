@@ -58,6 +58,7 @@ _LEAST_PAIRS, _MAX_PAIRS = 2, 6
 _SLICE, _MAX_ROUNDS = 128, 20  # of the plain executor alone: short slices, since the best of each counts
 
 pytestmark = [
+    pytest.mark.slow("measures beside other systems, by itself"),
     pytest.mark.real_kafka,  # the embedded broker is Python in our own process: it would be measured too
     pytest.mark.timeout(240),
 ]

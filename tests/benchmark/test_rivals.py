@@ -32,6 +32,7 @@ def topic(kafka: Kafka) -> str:
     return name
 
 
+@pytest.mark.slow("builds and runs the other systems")
 @pytest.mark.kafka
 @pytest.mark.timeout(720)  # the first build of Benthos compiles all that it is made of
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.key)

@@ -49,6 +49,7 @@ class Broken(Absent):
         return Command([sys.executable, "-c", "raise SystemExit('no such topic')"], {})
 
 
+@pytest.mark.slow("the benchmark, from end to end")
 @pytest.mark.real_kafka
 def test_every_figure_comes_about_and_what_does_not_says_why(kafka: Kafka) -> None:
     """Two systems are measured completely; one that is not available and one that fails are named, with the reason."""
@@ -109,6 +110,7 @@ def test_each_round_begins_with_another_system(monkeypatch: pytest.MonkeyPatch) 
     assert part["systems"]["plain"]["rates"]["100"]["cpu_ms"] == figures.results[1].paced[100][1].cpu_ms
 
 
+@pytest.mark.slow("the benchmark, from end to end")
 @pytest.mark.real_kafka
 def test_one_rate_alone_is_quick(kafka: Kafka) -> None:
     """Without full batches nothing is filled and no stage is measured; with Redis its server's CPU is told, and a

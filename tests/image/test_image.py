@@ -31,7 +31,7 @@ from tests.support.kafka.harness import Kafka
 from tests.support.redis_server import RedisServer
 
 # All in one step of CI, so that the image is built once; and with time for the build on a busy machine.
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow("builds the image"), pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 MAX_MEGABYTES = {"image": 260, "pinstream": 130}
 """The most that the whole image may take, and what pinstream and its dependencies may add to the base."""

@@ -25,6 +25,7 @@ PLAN = Plan(
 )
 
 
+@pytest.mark.slow("a long run")
 @pytest.mark.real_kafka  # the embedded broker deletes no records
 @pytest.mark.timeout(300)  # a minute on a machine that has other things to do
 def test_all_bounds_hold_for_the_length_of_a_run(kafka: Kafka) -> None:
