@@ -177,8 +177,8 @@ def test_every_command_of_pinstream_parses() -> None:
     """Command, options and arguments are those that there are."""
     parsed = 0
     steps = [step for section in SECTIONS for step in section.steps if isinstance(step, Command)]
-    for text in re.findall(r"\bpinstream ([^|>;&)]+)", "\n".join(step.text for step in steps)):
-        line = re.sub(r"\$(FROM|TO)\b", "2026-11-23T18:00", text.partition("\n")[0])
+    for text in re.findall(r"\bpinstream ([^|>;&)\n]+)", "\n".join(step.text for step in steps)):
+        line = re.sub(r"\$(FROM|TO)\b", "2026-11-23T18:00", text)
         name, *arguments = shlex.split(line)
         found: click.Command | None = commands.command(name)
         with click.Context(commands.main) as context:
