@@ -2,12 +2,12 @@
 
 A row and a run are compared as ratios to the plain consumer, run in this test at that rate: never by a constant, since
 machines differ. The systems take turns, and the best turn of each counts, since noise only ever adds. Further turns, up
-to four, are only of the rows that are off and of the plain consumer beside them.
+to four, are only of the rows that are off or not measured, and of the plain consumer beside them. Where the machine is
+too busy for the plain consumer to keep up, its highest rate below is what the others are compared with.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import math
@@ -28,10 +28,13 @@ _SECONDS = 2.5
 _MAX_TURNS = 4
 _CONTENT = Content(2_000)
 
+Row = tuple[str, int]
+"""A system, or the server beside it, and a rate."""
 Cost = dict[str, dict[int, float]]
 """CPU a second by system and rate; that of the server beside a system has a name of its own."""
 
 
+@pytest.mark.slow("measures each rate of the page")
 @pytest.mark.real_kafka
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(COMPILED is None, reason="built without a C compiler")
@@ -39,19 +42,25 @@ def test_a_rate_takes_what_the_page_says(kafka: Kafka) -> None:
     """Idle and at each rate of the page: alone, with Redis and its server, and as two workers."""
     documented = _documented(json.loads(FIGURES.read_text("utf-8")))
     best: Cost = {}
-    wrong = _off(documented, best)
+    failed: dict[Row, str] = {}
     for _ in range(_MAX_TURNS):
+        again = _off(documented, best).keys() | _unmeasured(documented, best)
         for system in (Plain(), Pinstream(), WithRedis(), WithWorkers()):
-            rates = {rate for name, rate in wrong if system.key in ("plain", name.split("'")[0])}
-            with contextlib.suppress(RunFailed):  # on a busy machine one may not keep up in one of the turns
+            rates = {rate for name, rate in again if system.key in ("plain", name.split("'")[0])}
+            try:
                 for name, rate, cpu in _measured(kafka, system, sorted(rates)) if rates else ():
                     costs = best.setdefault(name, {})
                     costs[rate] = min(cpu, costs.get(rate, math.inf))
-        wrong = _off(documented, best)
-        if not wrong:
+                    rates.discard(rate)
+            except RunFailed as error:  # on a busy machine one may not keep up in one of the turns
+                failed |= {(system.key, rate): str(error) for rate in rates}
+        if not _off(documented, best) and not _unmeasured(documented, best):
             break
-    print(f"what a rate takes, run to page: {_ratios(documented, best)}")
-    assert not wrong
+    print(f"what a rate takes, run to page: {_ratios(documented, best)}; not measured: {failed}")
+    assert any(best.get("plain", {})), f"the machine is too busy to measure anything: {failed}"
+    assert not _off(documented, best), "times what the page says"
+    slower = [row for row in _unmeasured(documented, best) if row[1] in best["plain"]]
+    assert not slower, f"the plain consumer kept up, and these did not: {failed}"
 
 
 def test_the_guard_sees_full_batches_multiplied_by_the_rate() -> None:
@@ -62,7 +71,18 @@ def test_the_guard_sees_full_batches_multiplied_by_the_rate() -> None:
     wrong["pinstream"][1_000] = figures["figures"]["systems"]["pinstream"]["cpu_us"]
     assert _off(right, right) == {}
     assert _off(wrong, right).keys() == {("pinstream", 1_000)}
-    assert len(_off(right, {})) == sum(map(len, right.values())), "what was not measured is off"
+    assert len(_unmeasured(right, {})) == sum(map(len, right.values()))
+
+
+def test_the_guard_needs_no_plain_consumer_at_the_highest_rate() -> None:
+    """Where it does not keep up, its row alone is not measured, and the others are still judged."""
+    right = _documented(json.loads(FIGURES.read_text("utf-8")))
+    highest = max(right["plain"])
+    best = copy.deepcopy(right)
+    del best["plain"][highest]
+    assert (_off(right, best), _unmeasured(right, best)) == ({}, {("plain", highest)})
+    best["pinstream"][highest] *= 2
+    assert _off(right, best) == {("pinstream", highest): 2.0}
 
 
 def _measured(kafka: Kafka, system: System, rates: list[int]) -> Iterator[tuple[str, int, float]]:
@@ -82,20 +102,24 @@ def _documented(figures: dict[str, Any]) -> Cost:
     return costs
 
 
-def _ratios(documented: Cost, best: Cost) -> dict[tuple[str, int], float]:
-    """By system and rate: how many times what the page says a run took, both beside the plain consumer. What was not
-    measured is infinite, or no number."""
+def _ratios(documented: Cost, best: Cost) -> dict[Row, float]:
+    """By row that was measured: how many times what the page says a run took, both beside the plain consumer at that
+    rate, or at the highest one below it that was measured."""
+    ratios = {}
+    for name, costs in documented.items():
+        for rate in costs.keys() & best.get(name, {}).keys():
+            rulers = [one for one in best.get("plain", {}) if one == rate or 0 < one < rate]
+            if rulers:
+                run, page = (one[name][rate] / one["plain"][max(rulers)] for one in (best, documented))
+                ratios[name, rate] = round(run / page, 2)
+    return ratios
 
-    def beside(costs: Cost, name: str, rate: int) -> float:
-        return costs.get(name, {}).get(rate, math.inf) / costs.get("plain", {}).get(rate, math.inf)
 
-    return {
-        (name, rate): round(beside(best, name, rate) / beside(documented, name, rate), 2)
-        for name, costs in documented.items()
-        for rate in costs
-    }
-
-
-def _off(documented: Cost, best: Cost) -> dict[tuple[str, int], float]:
+def _off(documented: Cost, best: Cost) -> dict[Row, float]:
     ratios = _ratios(documented, best)
     return {row: ratio for row, ratio in ratios.items() if not 1 / FACTOR <= ratio <= FACTOR}
+
+
+def _unmeasured(documented: Cost, best: Cost) -> set[Row]:
+    rows = {(name, rate) for name, costs in documented.items() for rate in costs}
+    return rows - _ratios(documented, best).keys()
