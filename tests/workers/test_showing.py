@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from consumer.web.metrics import FiguresCollector, families
-from consumer.web.status import document_of
 from consumer.workers.line import WorkerProcess, WorkerReport
 from consumer.workers.showing import (
     WorkerFigures,
@@ -16,11 +14,10 @@ from consumer.workers.showing import (
     why_workers_unhealthy,
 )
 from consumer.workers.supervision import WorkerRecord, WorkerState
-from tests.web.building import busy, partition, statistics
+from tests.web.building import busy
 from tests.web.listening import running
 
 STALL_AFTER = 120.0
-PAGE = (Path(__file__).parents[2] / "docs" / "status.md").read_text("utf-8")
 
 
 def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: Any) -> WorkerFigures:
@@ -30,25 +27,6 @@ def seen(number: int = 1, state: WorkerState = WorkerState.RUNNING, **others: An
     pid, heard, partitions = (known.pop(name) for name in ("pid", "heard", "partitions"))
     process = None if heard is None else WorkerProcess(WorkerReport(**known), heard_at=-heard, pid=pid)
     return figures(record, process, 0.0, partitions)
-
-
-def test_the_figures_of_each_worker() -> None:
-    """State, process, restarts and records of each worker."""
-    one = seen(1, statistics=statistics(partition(0, delivered=3, open=2), partition(4)), partitions=2)
-    two = seen(2, WorkerState.PAUSING, pid=None, heard=None)
-    first, second = document_of(one), document_of(two)
-    assert first == {
-        "worker": 1,
-        "state": "running",
-        "pid": 41,
-        "restarts": 0,
-        "reported_seconds_ago": 0.25,
-        "silent": False,
-        "partitions": 2,
-        "read": 5,
-        "open": 2,
-    }
-    assert (second["state"], second["pid"], second["restarts"], second["read"]) == ("pausing", None, 1, None)
 
 
 def test_a_worker_that_stands_still_is_shown_after_two_heartbeats() -> None:
@@ -89,11 +67,6 @@ def test_metrics() -> None:
         ("pinstream_worker_restarts_total", ("1",)): 0,
         ("pinstream_worker_restarts_total", ("2",)): 1,
     }
-
-
-def test_docs_explain_each_state() -> None:
-    """All other words of the page are the figures' own (tests/web/test_status_page.py)."""
-    assert all(f"`{state.value}`" in PAGE for state in WorkerState)
 
 
 async def test_the_web_server_asks_and_shows() -> None:
