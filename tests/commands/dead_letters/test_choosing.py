@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ from tests.commands.dead_letters.fakes import (
     topics,
 )
 from tests.service.virtual_time import run
+from tests.support.kafka.harness import WITHIN
 
 KAFKA = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, needs=("kafka",))
 
@@ -188,11 +189,21 @@ class Interrupted(Topics):
             self.signalled = True
             # In this thread: another one of the process would have it later.
             signal.raise_signal(signal.SIGINT)
-            await self.heard.wait()  # which a dry run cancels
+            async with asyncio.timeout(WITHIN):
+                await self.heard.wait()  # which a dry run cancels
         async for chunks in super().scan(ranges):
             yield chunks
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored, and this process may be that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("is_dry", [True, False])
 def test_a_signal_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, is_dry: bool) -> None:
     """A dry run has nothing to finish; a redrive does not take over the next topic's transactional id."""
