@@ -14,7 +14,6 @@ from typing import Any
 import fastavro
 import pytest
 
-from tests.conversion.sections.shop import MAPPING, UNION, write_schemas
 from tests.end_to_end.processes import Process, bare_environment, command, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event
 from tests.support.limits import LATE
@@ -96,28 +95,6 @@ def test_a_file(tmp_path: Path) -> None:
     assert document["ledger"]["delivered"] == 500
     assert 20 < document["ledger"]["duplicate"] < 100
     assert document["sandbox"]["value_sum"] == "750.00"
-
-
-def test_a_file_of_several_record_types(tmp_path: Path) -> None:
-    """Records of several types are each converted by the section of their type, as if they happened now."""
-    (tmp_path / "mapping.toml").write_text(MAPPING)
-    (tmp_path / "schemas").mkdir()
-    write_schemas(tmp_path / "schemas", UNION)
-    at = "2026-03-01T12:00:0{}Z".format
-    lines = [
-        {"com.shop.Order": {"id": "o", "at": at(0), "email": "j@example.com", "total": "59.90"}},
-        {"com.shop.Click": {"click": "c", "seconds": 1_772_366_390, "email": "j@example.com"}},
-        {"com.shop.Signup": {"id": "s", "at": at(9), "member": {"mail": "joe@example.com"}}},
-    ]
-    (tmp_path / "shop.ndjson").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    schemas, mapping = str(tmp_path / "schemas"), str(tmp_path / "mapping.toml")
-    env = environment(tmp_path, PINSTREAM_SCHEMAS_DIR=schemas, PINSTREAM_MAPPING_FILE=mapping)
-    done = command("demo", "--file", str(tmp_path / "shop.ndjson"), "--json", env=env)
-    document = json.loads(done.stdout)
-    assert document["counts"]["by_section"] == {
-        f"com.shop.{name}": {"delivered": 1} for name in ("Order", "Click", "Signup")
-    }
-    assert document["sandbox"]["value_sum"] == "59.90"
 
 
 @pytest.mark.parametrize(("content", "code"), [(None, 1), (b"", 0)])

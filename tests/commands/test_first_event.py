@@ -36,16 +36,6 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_begins_with_what_works(tmp_path: Path) -> None:
-    """The first step, in an empty folder, ends with the ledger that the page names."""
-    done = bash(BEGIN, tmp_path)
-    assert done.returncode == 0, done.stderr
-    ledger = dict(LEDGER.findall(done.stdout))
-    found = [ledger[name] for name in ("read", "delivered", "filtered", "dead_lettered", "open")]
-    assert found == ["8", "4", "3", "1", "0"]
-    assert "of 8 records 4 are `delivered`, 3 `filtered`" in " ".join(PAGE.split())
-
-
 def test_one_is_explained_and_kept(project: Path) -> None:
     """The fourth step shows the payload; what the sixth one writes is what the workflow compares with."""
     done = bash(EXPLAIN, project)

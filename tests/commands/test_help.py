@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +16,6 @@ from click.testing import CliRunner, Result
 from consumer import commands
 from consumer.settings import all_settings
 from tests.end_to_end.processes import ROOT, bare_environment, command
-from tests.support.limits import LATE
 
 PAGE = (ROOT / "docs" / "run.md").read_text("utf-8")
 COMMANDS = {name: commands.command(name) for name in commands.main.commands}
@@ -67,35 +66,6 @@ def helped(*path: str, folder: Path) -> Result:
     done = CliRunner(env=nothing).invoke(commands.main, [*path, "--help"])
     assert (done.exit_code, done.stderr) == (0, "")
     return done
-
-
-def test_the_pace_without_a_rate() -> None:
-    """The help says how fast it is without ``--rate``, so that a demo without an end is no load test."""
-    paces = {
-        "demo": "200 without --events and --file, else as fast as possible",
-        "produce": "as fast as possible",
-    }
-    for name, pace in paces.items():
-        [option] = [
-            one for one in COMMANDS[name].params if isinstance(one, click.Option) and one.name == "rate"
-        ]
-        assert option.help == f"Events per second. Default: {pace}."
-
-
-@pytest.mark.parametrize("words", [("--help",), ("--version",), ("wrong",)], ids=" ".join)
-def test_the_overview_imports_no_command(words: Sequence[str]) -> None:
-    """The overview imports click and none of the commands, so that it appears at once."""
-    script = f"""
-import sys
-from consumer.commands import main
-try:
-    main({words!r}, prog_name="pinstream")
-finally:
-    print(*sorted(name for name in sys.modules if name.startswith("consumer")), file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LATE)
-    ours = {"consumer", "consumer.commands", "consumer.commands.base", "consumer.errors"}
-    assert set(done.stderr.splitlines()[-1].split()) == ours
 
 
 @pytest.mark.parametrize("words", ["--help", "run --help", "--version"])

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import tomllib
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -56,15 +55,6 @@ def test_the_record_becomes_the_payload(files: dict[str, str], tmp_path: Path) -
     assert shown["warnings"] == []
 
 
-def test_the_commands_name_the_files(files: dict[str, str], tmp_path: Path) -> None:
-    """The page's commands set the settings and the clock of the first test."""
-    commands = blocks()[4]
-    for name in ("PINSTREAM_SCHEMAS_DIR", "PINSTREAM_SCHEMA", "PINSTREAM_MAPPING_FILE"):
-        assert f"{name}={files[name].replace(str(tmp_path), '.')}" in commands
-    assert "--now 2026-03-01T12:00" in commands
-    assert datetime.fromisoformat("2026-03-01T12:00Z").timestamp() == NOW
-
-
 def test_a_wrong_path_names_the_nearest(files: dict[str, str], tmp_path: Path) -> None:
     """The page says so of a path that the schema does not have."""
     (tmp_path / "mapping.toml").write_text(blocks()[3].replace("buyer.email", "buyer.mail"))
@@ -86,14 +76,6 @@ def test_the_draft_says_what_is_written_by_hand(
         "custom_data.value": "order.grand_total"
     }
     assert '# require = "buyer.marketing_consent"' in text
-
-
-def test_it_is_short_and_leads_to_five_pages() -> None:
-    """It has at most 700 words and names each page that goes on from it."""
-    assert len(PAGE.split()) <= 700
-    read_on = PAGE.partition("## Read on")[2]
-    pages = ("conversion", "computed", "sections", "transform", "test-your-mapping")
-    assert re.findall(r"\]\(([\w-]+)\.md\)", read_on) == list(pages)
 
 
 async def test_check_names_what_may_surprise(files: dict[str, str], tmp_path: Path) -> None:

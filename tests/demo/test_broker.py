@@ -16,7 +16,6 @@ from confluent_kafka.cimpl import NewTopic
 from consumer.demo.broker import LOG_BYTES, PARTITIONS, embedded_broker
 from consumer.errors import KafkaError
 from tests.support.kafka.harness import WITHIN, Kafka, Member, committed, create_topic, produce, unique
-from tests.support.kafka.raw import crc32c
 
 pytestmark = pytest.mark.kafka
 
@@ -66,17 +65,6 @@ def test_ends_with_its_parent() -> None:
     assert gone(pid)
 
 
-def test_command_prints_one_line_and_ends_with_its_input() -> None:
-    """``python -m consumer.demo.broker``: the address on stdout, then nothing; exit 0 at the end of input."""
-    command = [sys.executable, "-m", "consumer.demo.broker"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
-        line = process.stdout.readline()
-        rest, _ = process.communicate(timeout=20)
-    assert line.startswith("127.0.0.1:")
-    assert (rest, process.returncode) == ("", 0)
-
-
 async def test_broker_that_does_not_start_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """No address on stdout: an error, and no process left."""
     monkeypatch.setattr("consumer.demo.broker.sys.executable", "/bin/false")
@@ -95,18 +83,10 @@ def test_topics_come_on_demand_with_four_partitions(embedded_kafka: Kafka) -> No
     assert len(admin.list_topics(name, timeout=10).topics[name].partitions) == PARTITIONS
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        pytest.param({"group.protocol": "classic", "session.timeout.ms": 4500}, id="classic"),
-        pytest.param({"group.protocol": "consumer"}, id="kip-848"),
-    ],
-)
-async def test_groups_share_partitions_and_keep_commits(
-    embedded_kafka: Kafka, config: dict[str, str]
-) -> None:
+async def test_groups_share_partitions_and_keep_commits(embedded_kafka: Kafka) -> None:
     """Two members share the partitions, commits are kept with their leader epoch, a rebalance loses nothing."""
     name, group = create_topic(embedded_kafka), unique("group")
+    config = {"group.protocol": "consumer"}
     for partition in range(PARTITIONS):
         produce(
             embedded_kafka, name, [b"%d-%d" % (partition, number) for number in range(5)], partition=partition
@@ -142,11 +122,6 @@ def test_a_transaction_s_end_has_its_checksum(embedded_kafka: Kafka) -> None:
     assert [(one.error(), one.offset(), one.value()) for one in found] == [
         (None, offset, b"%d" % number) for number, offset in enumerate((0, 2, 4, 6))
     ]
-
-
-def test_the_checksum_is_castagnoli_s() -> None:
-    """The test value of RFC 3720, appendix B.4, and the usual one."""
-    assert (crc32c(bytes(32)), crc32c(b"123456789")) == (0x8A9136AA, 0xE3069283)
 
 
 def test_partition_keeps_about_five_megabytes(embedded_kafka: Kafka) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
@@ -100,40 +99,6 @@ def test_duplicates_repeat_a_delivered_record(events: list[GeneratedEvent]) -> N
             assert generated.value is None
 
 
-def is_anonymous(event: dict[str, Any]) -> bool:
-    """Whether the customer of this event identifies no person."""
-    customer = event["customer"]
-    address = customer["ip_address"] and customer["user_agent"]
-    return not (customer["emails"] or customer["advertising_ids"] or address)
-
-
-DEFECTIVE: dict[Defect, Callable[[dict[str, Any]], bool]] = {
-    Defect.NO_IDENTITY: is_anonymous,
-    Defect.BAD_CURRENCY: lambda event: event["order"]["currency"] == "ZZZ",
-    Defect.NEGATIVE_VALUE: lambda event: event["order"]["total"].startswith("-"),
-    Defect.GROUPED_VALUE: lambda event: "," in event["order"]["total"],
-    Defect.UNKNOWN_TYPE: lambda event: event["event_type"] == "order_teleported",
-    Defect.UNKNOWN_CHANNEL: lambda event: event["channel"] == "UNKNOWN",
-    Defect.BLANK_EVENT_ID: lambda event: not event["event_id"].strip(),
-    Defect.TOO_OLD: lambda event: event["occurred_at"] < (NOW - 7 * 86_400) * 1000,
-    Defect.FUTURE: lambda event: event["occurred_at"] > (NOW + 300) * 1000,
-}
-
-
-def test_each_defect_is_the_only_one(events: list[GeneratedEvent]) -> None:
-    """An unconvertible event has the defect it says and no other; a valid one has none."""
-    for generated in events:
-        if generated.event is not None:
-            found = [defect for defect, is_so in DEFECTIVE.items() if has(generated.event, is_so)]
-            assert found == ([] if generated.defect is None else [generated.defect])
-
-
-def has(event: dict[str, Any], is_so: Callable[[dict[str, Any]], bool]) -> bool:
-    """Whether the event has the defect; one about amounts needs an order with a total."""
-    order = event["order"] or {}
-    return is_so(event | {"order": {"currency": order.get("currency"), "total": order.get("total") or "0"}})
-
-
 def test_sums_are_exact() -> None:
     """The values of the events add up to the totals of distinct deliveries, as decimals."""
     emitted = list(islice(EventGenerator(9, stopped_clock, duplicates=0.1, invalid=0.1), 3000))
@@ -146,38 +111,6 @@ def test_sums_are_exact() -> None:
         and generated.event["order"]["total"] is not None
     }
     assert sum(generated.value or 0 for generated in emitted) == sum(totals.values()) > 0
-
-
-def test_the_shop_is_lifelike(events: list[GeneratedEvent]) -> None:
-    """All channels, several countries and currencies, a funnel that narrows, and shoppers who come back."""
-    shop = [generated.event for generated in events if generated.event is not None and not generated.defect]
-    assert {event["channel"] for event in shop} == {"WEB", "IOS", "ANDROID", "OFFLINE"}
-    assert len({event["customer"]["country"] for event in shop}) >= 7
-    assert len({event["order"]["currency"] for event in shop if event["order"]}) >= 6
-    steps = Counter(event["event_type"] for event in shop)
-    assert steps["product_viewed"] > steps["cart_item_added"] > steps["checkout_started"]
-    assert steps["checkout_started"] > steps["order_completed"] > 0
-    with_email = sum(bool(event["customer"]["emails"]) for event in shop) / len(shop)
-    assert 0.4 < with_email < 0.9
-    assert len({generated.key for generated in events}) < len(events) / 3
-
-
-def test_events_of_apps_and_stores_look_like_it(events: list[GeneratedEvent]) -> None:
-    """App events name app and device and have no page; store events have neither page nor address."""
-    for event in (generated.event for generated in events if generated.event and not generated.defect):
-        in_app = event["channel"] in ("IOS", "ANDROID")
-        assert (event["app"] is not None) is (event["device"] is not None) is in_app
-        assert (event["page_url"] is not None) is (event["channel"] == "WEB")
-        if event["channel"] == "OFFLINE":
-            assert event["customer"]["emails"]
-            assert event["customer"]["ip_address"] is None
-
-
-def test_events_are_recent(events: list[GeneratedEvent]) -> None:
-    """Valid events happened at most a few seconds ago, those of a store's till some hours; none in the future."""
-    for event in (generated.event for generated in events if generated.event and not generated.defect):
-        age = NOW - event["occurred_at"] / 1000
-        assert 0 <= age <= (18_010 if event["channel"] == "OFFLINE" else 8)
 
 
 def disposition_of(converted: Converted, sent: set[tuple[str, str]]) -> Disposition:

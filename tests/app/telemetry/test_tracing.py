@@ -203,15 +203,6 @@ def test_spans_link_to_where_their_records_come_from() -> None:
     assert linked(process.one("convert")) == [1, 2, 3, 4]
 
 
-def test_a_sampler_that_keeps_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard's variable is obeyed, and all events are delivered all the same."""
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-    process = Traced(World(p0=values(4)), [traceparent(1)])
-    run(serve(process, settled(process)))
-    assert process.exporter.get_finished_spans() == ()
-    assert len(process.world.processed) == 4
-
-
 def test_no_personal_data_is_in_a_span() -> None:
     """No value of the payload, of a header or of an answer."""
     world = World(p0=[event("a", em=MARK), f"\xff{MARK}".encode(), event(f"bad{MARK}")])

@@ -144,12 +144,6 @@ def test_nothing_is_cut_however_narrow(width: int, waiting: int, topic: str) -> 
         assert "oldest" in text
 
 
-@pytest.mark.parametrize("topic", TOPICS)
-def test_a_code_of_ours_stands_whole(topic: str) -> None:
-    """At the usual width of a terminal a code is printed whole, since people copy it into ``--code``."""
-    assert "unknown_action_source" in printed(topic, "unknown_action_source", width=80)
-
-
 def bury_personal(kafka: Kafka, folder: Path) -> tuple[str, dict[str, str]]:
     """Bury letters of events that have a mark in every field; return their topic and the command's environment."""
     topic, whole = new_topic(kafka), ENCODER.encode(marked("event"))

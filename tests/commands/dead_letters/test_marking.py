@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.adapters.kafka.letters import Done, NewRecord, Place, mark_headers, read_letter
+from consumer.adapters.kafka.letters import Done, NewRecord, Place, read_letter
 from consumer.commands.dead_letters.options import Filters
 from consumer.commands.dead_letters.outcome import RedriveOutcome
 from consumer.commands.dead_letters.reading import DeadLetters
@@ -388,24 +388,6 @@ async def test_a_mark_names_the_last_leader_epoch_that_was_read() -> None:
     letters.note_epoch(Chunk(DEAD, 0, 0, 6, [where.logs[DEAD, 0][1]]))
     await found.commit([position(0, handed, {0, 1})])
     assert dict(where.logs[DEAD, 0][-1].headers)["pinstream.marked-epoch"] == b"6"
-
-
-@pytest.mark.parametrize("maximum", [None, 1, 3, 100])
-async def test_numbers_add_up_where_it_ends_early(maximum: int | None) -> None:
-    """What was done before is known from the marks, although the redrive ends early."""
-    where = topics(4)
-    where.bury(4, headers=(("pinstream.trips", b"3"),))
-    for number in range(5, 10):
-        where.bury(number)
-    where.append(DEAD, 0, b"k", b"v", mark_headers([(1, 3), (7, 10)], home(DEAD)))
-    found, letters, outcome = redrive(where, Transactions(where), maximum=maximum)
-    await letters.begin()
-    handed = [record.offset for chunk in await read_all(found) for record in chunk.records]
-    await found.commit([position(0, handed, set(handed))])
-    [tally] = outcome.tallies.values()
-    expected = min(4, maximum or 4)
-    assert (tally.matched, tally.done_before, tally.redriven) == (10, 5, expected)
-    assert tally.looped + tally.left == 5 - expected
 
 
 @FEWER
