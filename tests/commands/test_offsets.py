@@ -301,6 +301,7 @@ def test_the_brokers_own_refusal_gives_the_same_line(embedded_kafka: Kafka, tmp_
     assert "these brokers do not list its members" in done.stdout
 
 
+@pytest.mark.slow("four runs of the service")
 @pytest.mark.real_kafka
 def test_the_next_run_obeys(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """To the beginning: all again, none sent; to the end: no old ones; to a map: also what that says is settled."""

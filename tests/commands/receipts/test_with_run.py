@@ -6,6 +6,8 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from consumer.demo.faults import Chance
 from consumer.engine.model import Disposition
 from tests.commands.receipts.making import answered
@@ -24,6 +26,7 @@ from tests.support.kafka.harness import Kafka, create_topic
 EVENTS = 1500
 
 
+@pytest.mark.slow("each command is tested by itself, and so is a kill")
 def test_receipts_of_a_service_that_was_killed(kafka: Kafka, api: Api, tmp_path: Path) -> None:
     """The ledger is that of the shop; each event is traced to its call, each order is in its class."""
     topic, group, receipts = new_topic(kafka), new_group(), create_topic(kafka, 2)
