@@ -27,15 +27,22 @@ _FAULTLESS: dict[str, Any] = {
     "rates": Rates(), "incidents": Incidents(), "grace": 60.0, "window": 1e6,
 }  # fmt: skip
 
+_MORE = pytest.mark.slow("a long simulation")
 
-@pytest.mark.parametrize("first", range(0, 500, 50))
+
+def _and_more(few: int, further: range) -> list[Any]:
+    """Return the number that `make test` takes, and those of `make test-all`."""
+    return [few, *(pytest.param(one, marks=_MORE) for one in further)]
+
+
+@pytest.mark.parametrize("first", _and_more(0, range(50, 500, 50)))
 def test_every_invariant_holds_in_every_world(first: int) -> None:
     """Whatever goes wrong, nothing is lost or committed too early, and nothing is sent again without an excuse."""
     failure = first_failure(range(first, first + 50))
     assert failure is None, f"{failure}; replay: python -m tests.simulation --seed {failure.seed}"
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
+@pytest.mark.parametrize("first", _and_more(0, range(50, 200, 50)))
 def test_every_invariant_holds_where_real_bytes_are_read(first: int) -> None:
     """The same with Avro that the product's decoder and converter read, in two steps and on the fast path."""
     failure = first_failure(range(first, first + 50), reading="both")
@@ -43,13 +50,15 @@ def test_every_invariant_holds_where_real_bytes_are_read(first: int) -> None:
     assert failure is None, f"{failure}; replay: {replay} {failure.seed}"
 
 
-def test_the_fast_path_gives_the_same_commands_as_the_two_steps() -> None:
+@pytest.mark.parametrize("first", _and_more(0, range(6, 24, 6)))
+def test_the_fast_path_gives_the_same_commands_as_the_two_steps(first: int) -> None:
     """Whatever happens in a world, both readings give the same commands, byte by byte."""
     fast, two_steps, both = (
-        [digest_of(seed, reading) for seed in range(24)] for reading in ("fast", "two-steps", "both")
+        [digest_of(seed, reading) for seed in range(first, first + 6)]
+        for reading in ("fast", "two-steps", "both")
     )
     assert fast == two_steps == both
-    assert len(set(fast)) == 24
+    assert len(set(fast)) == 6
 
 
 def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,25 +93,28 @@ def test_worlds_of_real_bytes_take_the_fast_path_and_leave_it(monkeypatch: pytes
     assert asked.keys() == {"Rejection", "SchemaRef"}, "whatever becomes an event does so on the fast path"
 
 
+@pytest.mark.parametrize("first", _and_more(0, range(10, 40, 10)))
 @pytest.mark.parametrize("reading", CANONICAL)
-def test_without_errors_every_event_is_accepted_exactly_once(reading: str) -> None:
+def test_without_errors_every_event_is_accepted_exactly_once(reading: str, first: int) -> None:
     """Graceful rebalances and restarts alone never send an event twice."""
-    for seed in range(40 if reading == "fake" else 10):
+    for seed in range(first, first + 10):
         world = World(draw(seed, rebalances=4, restarts=2, reading=reading, **_FAULTLESS))
         assert world.knobs.graceful
         world.run()
 
 
+@pytest.mark.parametrize("first", _and_more(0, range(10, 40, 10)))
 @pytest.mark.parametrize("reading", CANONICAL)
-def test_without_errors_the_ledger_reports_what_truly_became_of_the_records(reading: str) -> None:
+def test_without_errors_the_ledger_reports_what_truly_became_of_the_records(reading: str, first: int) -> None:
     """One undisturbed process: its counts of delivered, duplicate, filtered and dead-lettered records are exact."""
     alone: dict[str, Any] = {"rebalances": 0, "restarts": 0, "members": 1, "guarded": False}
-    for seed in range(40 if reading == "fake" else 10):
+    for seed in range(first, first + 10):
         world = World(draw(seed, reading=reading, **alone, **_FAULTLESS))
         assert world.knobs.undisturbed
         world.run()
 
 
+@_MORE
 def test_the_worlds_hold_the_errors_they_promise() -> None:
     """A simulation in which nothing happens proves nothing: every input and command occurs, and so does every
     incident."""

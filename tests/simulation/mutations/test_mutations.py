@@ -12,6 +12,7 @@ from tests.simulation.knobs import AWAY, DESTINATION, UNREACHABLE_AFTER, Inciden
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.runs import first_failure
 
+pytestmark = pytest.mark.slow("deliberate bugs, in up to 300 worlds each")
 SEEDS = 300
 
 
