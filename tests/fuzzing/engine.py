@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import resource
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ LONGEST: Final = 4_096
 """Bytes of an input. Targets repeat what they take, so that short input can have a large effect."""
 SECONDS_AN_INPUT: Final = 25
 _MEGABYTES: Final = 1_536
+"""By how much a process may grow."""
 _SLOWNESS: Final = 10.0
 _ROUND: Final = 500
 FOUND: Final = 77
@@ -49,10 +51,13 @@ def load(target: str) -> Target:
 def fuzz_with_atheris(name: str, corpus: Path, findings: Path, limits: dict[str, int]) -> int:
     """Fuzz until the limits are reached; libFuzzer ends the process itself."""
     atheris: Any = importlib.import_module("atheris")
+    # libFuzzer reads the peak of the process, which begins as that of the process that started it: a peak lasts over
+    # fork and exec.
+    already = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     arguments = {
         "max_len": LONGEST,
         "timeout": SECONDS_AN_INPUT,
-        "rss_limit_mb": _MEGABYTES,
+        "rss_limit_mb": already + _MEGABYTES,
         "malloc_limit_mb": _MEGABYTES,
         "max_total_time": limits.get("seconds", 0),
         "runs": limits.get("runs", -1),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from consumer.conversion.reading import Written
 from consumer.engine.model import Record
 from tests.fuzzing.__main__ import Limits, Outcome, fuzz, main
+from tests.fuzzing.building import ROOT
 from tests.fuzzing.contract import Measuring
 from tests.fuzzing.engine import FOUND, fuzz_with_hypothesis, has_atheris
 from tests.fuzzing.fast_path import both_of, fast_path
@@ -87,6 +90,26 @@ def test_a_finding_is_kept_named_and_can_be_replayed(outcomes: dict[str, Outcome
     assert outcome.finding.name.startswith("fails_on_seven-crash-")
     with pytest.raises(AssertionError):
         fails_on_seven(outcome.finding.read_bytes())
+
+
+@pytest.mark.skipif(not has_atheris(), reason="atheris is not installed")
+def test_the_peak_of_who_starts_it_does_not_count(tmp_path: Path) -> None:
+    """A process that once took two gigabytes starts a target, which inherits its peak and is judged by its growth."""
+    corpora, findings = tmp_path / "corpora", tmp_path / "findings"
+    (corpora / "answers").mkdir(parents=True)
+    findings.mkdir()
+    code = """
+import resource, subprocess, sys
+large = bytearray(2 << 30)
+large[::4096] = bytes(len(range(0, len(large), 4096)))
+del large
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 2 << 20
+sys.exit(subprocess.call([sys.executable, "-m", "tests.fuzzing.engine", *sys.argv[1:]]))
+"""
+    arguments = [sys.executable, "-c", code, str(corpora), str(findings), "answers,runs=10,seed=1"]
+    done = subprocess.run(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert "=answers 0" in done.stderr, done.stderr[-2_000:]
+    assert list(findings.iterdir()) == []
 
 
 def test_without_atheris_hypothesis_finds_and_shrinks(tmp_path: Path) -> None:
