@@ -63,8 +63,10 @@ NO_EVENTS: dict[str, str] = {}
 
 PROPERTY = settings(max_examples=300, derandomize=True, deadline=None)
 """Settings for property tests: the same examples on every run, so that a failure can be repeated."""
-MACHINE = settings(PROPERTY, max_examples=150, stateful_step_count=40)
-"""Settings for state machines."""
+MACHINE = settings(PROPERTY, max_examples=30, stateful_step_count=40)
+"""Settings for state machines: few examples, which take about a second."""
+MANY = settings(MACHINE, max_examples=150)
+"""Settings for the same state machines in tests that are marked slow."""
 
 AT_ONCE: dict[str, Any] = {"linger": 0.0, "calls_per_minute": 10**21}
 """A policy by which a batch goes without a wait, as far as rounding shows."""

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine.dedup.claims import Claims, KeySet, PlainKeySet
 from consumer.engine.model import REAL_API, TopicPartition, destination_tag
@@ -17,7 +23,7 @@ from consumer.engine.records.block import AssignmentState
 from consumer.engine.records.runs import Run, move_all
 from consumer.engine.records.stages import RecordStage
 from consumer.errors import InvariantViolation
-from tests.engine.building import ACCOUNT, MACHINE, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
+from tests.engine.building import ACCOUNT, MACHINE, MANY, PROPERTY, TOPIC, UNIX, Books, Core, chunk, event
 
 KEYS = Keys()
 
@@ -245,3 +251,9 @@ class ClaimsMachine(RuleBasedStateMachine):
 
 TestClaimsMachine = ClaimsMachine.TestCase
 TestClaimsMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_claims_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(ClaimsMachine, settings=MANY)

@@ -8,8 +8,16 @@ command is answered favourably.
 from __future__ import annotations
 
 import orjson
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
@@ -19,6 +27,7 @@ from consumer.engine.records.block import ROW_BYTES
 from tests.engine.building import (
     ACCOUNT,
     MACHINE,
+    MANY,
     TOPIC,
     UNDECODABLE,
     Core,
@@ -302,3 +311,9 @@ def test_a_record_that_waited_beside_a_large_event_becomes_a_dead_letter() -> No
 
 TestAdmissionMachine = AdmissionMachine.TestCase
 TestAdmissionMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_admission_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(AdmissionMachine, settings=MANY)

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine import messages as m
 from consumer.engine.context import Context
@@ -22,6 +28,7 @@ from consumer.engine.records.block import Block
 from consumer.engine.records.runs import Run
 from tests.engine.building import (
     MACHINE,
+    MANY,
     PROPERTY,
     TOPIC,
     UNDECODABLE,
@@ -162,6 +169,12 @@ class Books(RuleBasedStateMachine):
 
 TestBooks = Books.TestCase
 TestBooks.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_books_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(Books, settings=MANY)
 
 
 def reading_again(core: Core, random: Random, log: Sequence[bytes], metadata: str = "") -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine.model import Backoff
 from consumer.engine.records.outbox import Outbox
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE
+from tests.engine.building import MACHINE, MANY
 
 BACKOFF = Backoff(base=1.0, cap=8.0)
 
@@ -123,3 +129,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
 TestOutboxMachine = OutboxMachine.TestCase
 TestOutboxMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_outbox_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(OutboxMachine, settings=MANY)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import orjson
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine.model import Policy, TopicPartition
 from consumer.engine.records.runs import Run, divide, each_of
 from consumer.engine.sending.gate import Gate
 from consumer.engine.sending.queue import AccountQueue, Batch
-from tests.engine.building import ACCOUNT, AT_ONCE, MACHINE, TOPIC, Books, make_runs
+from tests.engine.building import ACCOUNT, AT_ONCE, MACHINE, MANY, TOPIC, Books, make_runs
 
 MIB = 1024 * 1024
 
@@ -186,3 +192,9 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_queue_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(QueueMachine, settings=MANY)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine import messages as m
 from consumer.engine.model import TopicPartition
-from tests.engine.building import MACHINE, TOPIC, Core, chunk, event, filtered, reading
+from tests.engine.building import MACHINE, MANY, TOPIC, Core, chunk, event, filtered, reading
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -103,6 +110,12 @@ class LagMachine(RuleBasedStateMachine):
 
 TestLag = LagMachine.TestCase
 TestLag.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_lag_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(LagMachine, settings=MANY)
 
 
 @given(st.integers(0, 30))

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from consumer.engine.model import Chunk, Disposition, Position, Record, TopicPartition
@@ -22,7 +23,7 @@ from consumer.engine.records.block import ROW_BYTES, Block
 from consumer.engine.records.runs import Run
 from consumer.engine.records.stages import RecordStage
 from consumer.errors import InvariantViolation
-from tests.engine.building import MACHINE, TOPIC, Books
+from tests.engine.building import MACHINE, MANY, TOPIC, Books
 
 TP = TopicPartition(TOPIC, 0)
 
@@ -276,6 +277,12 @@ def naive_bounds(books: dict[int, bool]) -> tuple[int | None, int]:
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_ledger_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(LedgerMachine, settings=MANY)
 
 
 def test_a_position_that_goes_back_to_the_end_of_a_gap_commits_nothing_before_the_gap() -> None:

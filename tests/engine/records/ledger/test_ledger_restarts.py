@@ -11,13 +11,21 @@ from itertools import islice
 from random import Random
 from typing import NamedTuple
 
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from consumer.engine.model import METADATA_BYTES, Chunk, Disposition, Position, Record, TopicPartition
 from consumer.engine.records import offset_map
 from consumer.engine.records.block import AssignmentState, Block
-from tests.engine.building import MACHINE, TOPIC, Books, read_map
+from tests.engine.building import MACHINE, MANY, TOPIC, Books, read_map
 
 TP = TopicPartition(TOPIC, 0)
 FIRST = 5
@@ -287,3 +295,9 @@ class MapMachine(RuleBasedStateMachine):
 
 TestMapMachine = MapMachine.TestCase
 TestMapMachine.settings = MACHINE
+
+
+@pytest.mark.slow("many examples")
+def test_map_machine_at_length() -> None:
+    """The state machine holds in many more examples too."""
+    run_state_machine_as_test(MapMachine, settings=MANY)
