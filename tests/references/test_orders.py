@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import pytest
 
 from consumer.adapters.files import Types, open_records
 from consumer.avro.decode import OneSchema
@@ -40,6 +41,7 @@ def test_every_order_is_read() -> None:
     assert count == 69_659
 
 
+@pytest.mark.slow("explains 69,659 orders")
 def test_explained(tmp_path: Path) -> None:
     """All can be delivered by the clock of their time; their values add up to the cent."""
     env = bare_environment(tmp_path) | {"PINSTREAM_MAX_EVENT_AGE": "0"}
