@@ -17,7 +17,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import orjson
 from rich.console import Console
 
@@ -30,12 +29,6 @@ from consumer.settings import Settings
 
 MAX_EXAMPLES: Final = 3  # of a kind of change
 MAX_KNOWN_KEYS: Final = 500_000  # about 70 bytes each
-AGAINST_OPTION: Final = click.option(
-    "--against",
-    metavar="OLD",
-    help="Compare with the mapping file OLD over the same records: outcomes, fields, values, event ids. Exit code 1 if "
-    "anything changes.",
-)
 RecordOutcome = dict[str, Any]
 """What a mapping makes of a record: `OUTCOME`, with its reason; and of an event `_KEY`, and its fields by path. Of a
 list of objects each field is a list."""

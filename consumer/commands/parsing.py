@@ -11,14 +11,15 @@ import functools
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from consumer.adapters.kafka.ranges import Bound
 from consumer.commands.base import OptionDecorator, flag_option, parse_time, repeatable
 from consumer.errors import UsageError
-from consumer.settings.values import parse_duration
+
+if TYPE_CHECKING:  # it takes a while to import, and help does not need it
+    from consumer.adapters.kafka.ranges import Bound
 
 # The result is the last line of stdout, not all of it: so a script need not know the other lines.
 JSON_OPTION: Final = flag_option("--json", "as_json", help="The last line on stdout is the result as JSON.")
@@ -27,6 +28,12 @@ RECORD_OPTION: Final = click.option(
     metavar="NAME",
     help="Record type of all lines of an NDJSON file, where the mapping has sections: the full name of its schema. "
     'Default: the one that a line names ({"com.shop.Order": {…}}), or that it fits best.',
+)
+AGAINST_OPTION: Final = click.option(
+    "--against",
+    metavar="OLD",
+    help="Compare with the mapping file OLD over the same records: outcomes, fields, values, event ids. Exit code 1 if "
+    "anything changes.",
 )
 # No help text here: the default differs from command to command.
 topics_option: Final = functools.partial(repeatable, "--topic", "topics", metavar="T")
@@ -84,6 +91,8 @@ _SECONDS: Final = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 def parse_bound(text: str, option: str) -> Bound:
     """Parse beginning, end, offset:N or a time. Raises `UsageError`, which names `option`."""
+    from consumer.adapters.kafka.ranges import Bound  # help does not need it
+
     text = text.strip()
     if text == "beginning":
         return Bound("beginning")
@@ -110,6 +119,8 @@ def parse_bound(text: str, option: str) -> Bound:
 
 def parse_since(text: str, option: str) -> int:
     """Parse a duration before now (``2d``), or a time, as milliseconds since 1970. Raises `UsageError`."""
+    from consumer.settings.values import parse_duration  # help does not need it
+
     with contextlib.suppress(ValueError):
         return int((time.time() - parse_duration(text)) * 1000)
     return parse_time(text, option, "a duration before now, such as 2d, or an ISO 8601 time")

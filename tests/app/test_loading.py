@@ -67,16 +67,20 @@ def packages(modules: set[str]) -> set[str]:
     return found - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("words", ["--version", "--help", "run --help"])
+@pytest.mark.parametrize("words", ["--version", "--help", "run --help", "check --help", "explain --help"])
 def test_help_loads_only_the_command_line(words: str, tmp_path: Path) -> None:
-    """click and the texts; not even asyncio. That of a command has the settings, too, and what they are made with."""
+    """click and the texts; not even asyncio. Those of `run` and `check` have the settings and what makes them, too."""
     script = f"sys.argv[1:] = {words.split()!r}\nfrom consumer.__main__ import enter\nenter()"
     found = loaded(script, bare_environment(tmp_path))
     ours = {name for name in found if name.startswith("consumer")}
     used = {"click", "consumer"}
-    if words == "run --help":
+    name, _, asks = words.partition(" ")
+    if asks:
+        own = f"consumer.commands.{name}"
+        ours -= {own, f"{own}.command", "consumer.commands.parsing"}
+    if name in {"run", "check"}:
         used |= {"annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection"}
-        ours -= {"consumer.commands.run", *(name for name in ours if name.startswith("consumer.settings"))}
+        ours -= {name for name in ours if name.startswith("consumer.settings")}
     assert ours == COMMAND_LINE
     assert "asyncio" not in found
     assert packages(found) - packages(loaded("", bare_environment(tmp_path))) <= used

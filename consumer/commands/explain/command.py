@@ -13,15 +13,8 @@ from pathlib import Path
 import click
 
 from consumer.commands.base import DebugCommand, flag_option, parse_time
-from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old, show_comparison
-from consumer.commands.explain.expecting import compare
-from consumer.commands.explain.explaining import compared, explanations
-from consumer.commands.explain.showing import Summary, print_lines
-from consumer.commands.explain.watching import show_saves
-from consumer.commands.parsing import JSON_OPTION, RECORD_OPTION, parsed_option
-from consumer.commands.results import print_result
+from consumer.commands.parsing import AGAINST_OPTION, JSON_OPTION, RECORD_OPTION, parsed_option
 from consumer.errors import PinstreamError, UsageError
-from consumer.settings import load
 
 
 @click.command(cls=DebugCommand)
@@ -72,6 +65,15 @@ def explain(
     modes = ("--expect", expected), ("--summary", summary), ("--rules", rules), ("--against", against)
     given = [option for option, value in (*modes, ("--watch", watch)) if value not in (None, False)]
     _refuse(file, given, expected, as_json)
+    # Imported here, because that takes a third of a second, and help does not need it.
+    from consumer.commands.comparison import agrees, of_old, show_comparison
+    from consumer.commands.explain.expecting import compare
+    from consumer.commands.explain.explaining import compared, explanations
+    from consumer.commands.explain.showing import Summary, print_lines
+    from consumer.commands.explain.watching import show_saves
+    from consumer.commands.results import print_result
+    from consumer.settings import load
+
     at = None if now is None else now / 1000
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal of another encoding than UTF-8 shows the rest escaped.

@@ -26,8 +26,9 @@ from consumer.app import building
 from consumer.app.ending import Parts
 from consumer.app.receipts import receipt_writer
 from consumer.commands.base import SettingsCommand, flag_option, iso, repeatable, say
-from consumer.commands.comparison import AGAINST_OPTION, agrees, of_old
+from consumer.commands.comparison import agrees, of_old
 from consumer.commands.parsing import (
+    AGAINST_OPTION,
     JSON_OPTION,
     PARTITION_OPTION,
     RATE_OPTION,
