@@ -227,7 +227,13 @@ def healthy_log(random: Random, maximum: int) -> list[bytes]:
     return log
 
 
-@pytest.mark.parametrize("seed", range(60))
+def seeds(few: int, all_of_them: int) -> list[Any]:
+    """Return the seeds of a test; those after the first few are slow."""
+    slow = pytest.mark.slow("many examples")
+    return [*range(few), *(pytest.param(seed, marks=slow) for seed in range(few, all_of_them))]
+
+
+@pytest.mark.parametrize("seed", seeds(15, 60))
 def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_is_read(seed: int) -> None:
     """A healthy topic never trips the guard: read for the first time; read again by a rewound group, when all
     good records are duplicates; by a new process that begins at the first refused record, with a map that
@@ -254,7 +260,7 @@ def test_a_healthy_topic_never_trips_it_however_often_and_in_whatever_order_it_i
     assert tripped(again) is None
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", seeds(6, 30))
 @pytest.mark.parametrize("kind", ["rejected", "refused", "both"])
 def test_a_bad_topic_trips_it_before_it_is_emptied(seed: int, kind: str) -> None:
     """A topic with seven bad records of ten trips the guard when at most a sample of them is on the dead-letter
