@@ -27,6 +27,7 @@ _REQUIRED: Final = ("event_id", "event_time", "event_name")
 _VALUE, _CURRENCY, _ORDER_ID = "custom_data.value", "custom_data.currency", "custom_data.order_id"
 _AMOUNTS: Final = frozenset({_VALUE, f"{CONTENTS}.item_price", "custom_data.predicted_ltv"})
 _ADDRESS: Final = frozenset({"user_data.ct", "user_data.st", "user_data.zp", "user_data.country"})
+_ENVELOPE: Final = re.compile(r"(?:source|transaction)\..*|ts_[mun]s")  # what a change says beside the row
 _MAX_OTHERS: Final = 2  # alternatives of one field
 _MAX_EVENT_TYPES: Final = 60  # more are no types
 _CONSENT_KINDS: Final = frozenset({"boolean", "enum", "string", "int", "long"})
@@ -72,6 +73,8 @@ class Proposal:
         self._of_event = [leaf for leaf in self._leaves if not leaf.array and not is_many(leaf.source)]
         self._event_name(alone=alone)
         self._found = candidates(self._leaves, RULES)
+        if is_change:
+            self._leave_envelope()
         self._choose_items()
         if not self._found["event_time"]:
             self._add("fields", "event_time", '"@timestamp"', "no path is a time: Kafka's own")
@@ -185,6 +188,21 @@ class Proposal:
 
     # -- other fields
 
+    def _leave_envelope(self) -> None:
+        """Drop what a change says beside the row, for each field that most rows have a sure path for."""
+        of_row = {
+            target: [one for one in found if not _ENVELOPE.fullmatch(one.leaf.path)]
+            for target, found in self._found.items()
+        }
+        has_own = {
+            target
+            for target, found in of_row.items()
+            if any(one.score >= SURE and one.leaf.filled >= 0.5 for one in found)
+        }
+        # A row with an id takes no order's id from the change around it.
+        has_own |= {_ORDER_ID} if "event_id" in has_own else set()
+        self._found |= {target: of_row[target] for target in has_own}
+
     def _choose_items(self) -> None:
         """Choose the array of the items; without one, the event itself may be the one item."""
         ranked: list[tuple[float, str, dict[str, list[Candidate]]]] = []
@@ -227,7 +245,9 @@ class Proposal:
             is_event = target == _ORDER_ID and quoted(one.leaf.path) == event_id
             # A country, a city and a code of one address belong together; and money is read with this currency.
             is_near = 0.05 * (one.leaf.beside in address) + (one.leaf is self._currency)
-            return one.score - 0.08 * is_receiver - 0.1 * is_event + is_near
+            # "total_price" rather than "current_total_price".
+            is_longer = 0.001 * len(spaced(one.leaf.path).split()) if target == _VALUE else 0
+            return one.score - 0.08 * is_receiver - 0.1 * is_event + is_near - is_longer
 
         found.sort(key=rank, reverse=True)
         if target == "custom_data.num_items" and self._line(f"{CONTENTS}.quantity"):

@@ -44,6 +44,8 @@ class FieldRule:
         self.never = concepts("never")  # the path's own concepts that say it is another thing
         self.expects = concepts("expects")  # concepts that may stand beside a pattern
         self.others = concepts("others")  # on the way, or behind a preposition: it is another's
+        # A name of these is of the thing itself, though its documentation lists others: unsure, but not another's.
+        self.whole = concepts("whole")
         self.forms: list[str] = said.get("forms", [])  # of its values; none: what the field's own rule takes
         self.unlike: list[str] = said.get("unlike", [])  # forms that its values never have
         self.varies = said.get("varies", False)  # few values in many records are no ids
@@ -82,7 +84,9 @@ def candidates(
             doc = _matched(rule, {*leaf.said}, leaf, is_item, _EXTRA_SAID)
             score = _with_values(max(name, doc), target, rule, leaf)
             strange = _strange(rule, leaf, name, doc)
-            score = min(score, _UNSURE if strange or (rule.varies and leaf.has_few) else 1.0)
+            lists_others = bool(leaf.said_around & rule.others)
+            is_vague = strange or lists_others or (rule.varies and leaf.has_few)
+            score = min(score, _UNSURE if is_vague else 1.0)
             if score >= POSSIBLE:
                 speaks = " and ".join(way for way, sure in (("name", name), ("doc", doc)) if sure >= POSSIBLE)
                 words = ", ".join(strange).lower()
@@ -108,7 +112,8 @@ def _strange(rule: FieldRule, leaf: SampledPath, by_name: float, by_doc: float) 
 
 def _matched(rule: FieldRule, own: set[str], leaf: SampledPath, is_item: bool, extra: float) -> float:
     """Return how well a name or a documentation matches the rule, 0 to 1."""
-    if own & rule.never or (leaf.said_around | leaf.around) & rule.others:
+    said_around = frozenset[str]() if {*leaf.own} & rule.whole else leaf.said_around
+    if own & rule.never or (said_around | leaf.around) & rule.others:
         return 0.0
     best = 0.0
     for number, pattern in enumerate(rule.patterns):

@@ -397,6 +397,64 @@ def test_unions_maps_and_containers(tmp_path: Path) -> None:
     assert "user7" not in done.stdout
 
 
+SUM = "The sum of all line item prices, discounts, shipping, taxes, and tips in the shop currency."
+
+
+@pytest.mark.parametrize("doc", ["", SUM])
+def test_the_total_of_an_order_like_shopifys(tmp_path: Path, doc: str) -> None:
+    """The order's total comes before the one that refunds lower. It is a comment if the two differ, or if its
+    documentation lists the parts of it.
+    """
+    names = ("current_total_price", "subtotal_price", "total_tax", "total_discounts")
+    schema = avro.record("Order", id="string", created_at=MILLIS, email="string", currency="string",
+                         **dict.fromkeys(names, "string"))  # fmt: skip
+    schema["fields"].append({"name": "total_price", "type": "string", "doc": doc})
+    parts = {"subtotal_price": "50.40", "total_tax": "9.50", "total_discounts": "0.00", "currency": "EUR"}
+    same = drafted(tmp_path, schema, repeated(**parts, total_price="59.90", current_total_price="59.90"))
+    assert ('# "custom_data.value" = "total_price"' in same) == bool(doc)
+    if not doc:
+        assert active_lines(same)["custom_data.value"] == "total_price"
+        text = drafted(tmp_path, schema, repeated(**parts, total_price="59.90", current_total_price="9.90"))
+        assert '# "custom_data.value" = "total_price"' in text
+
+
+def changes(tmp_path: Path, row: dict[str, Any], values: dict[str, Any]) -> dict[str, str]:
+    """The active lines for changes of a table, each the first state of a row."""
+    source = avro.record("Source", ts_ms="long", txId="long", table="string")
+    block = avro.record("Block", id="string", total_order="long")
+    schema = avro.record("Envelope", after=["null", avro.record("Value", **row)], source=source, op="string",
+                         ts_ms="long", transaction=["null", block])  # fmt: skip
+    records = [
+        {
+            "after": {key: f"{value}{n}" if value == "k" else value for key, value in values.items()},
+            "source": {"ts_ms": 1_772_366_340_000 + n, "txId": n, "table": "orders"},
+            "op": "c",
+            "ts_ms": 1_772_366_341_000 + n,
+            "transaction": {"id": f"{n}:9", "total_order": 1},
+        }
+        for n in range(120)
+    ]
+    text = drafted(tmp_path, schema, records)
+    return {**active_lines(text), "text": text}
+
+
+def test_a_row_with_an_id_and_a_time_needs_no_envelope(tmp_path: Path) -> None:
+    """The id and the time of a change are not even a comment, and its transaction is no order."""
+    row = {"id": "string", "created_at": MILLIS, "email": "string"}
+    found = changes(tmp_path, row, {"id": "k", "created_at": 1_772_366_340_000, "email": "a@b.com"})
+    assert (found["event_id"], found["event_time"]) == ("after.id", "after.created_at")
+    assert not any(
+        f'"{path}"' in found["text"] for path in ("transaction.id", "source.txId", "ts_ms", "source.ts_ms")
+    )
+
+
+def test_a_row_without_an_id_or_a_time_has_the_envelopes(tmp_path: Path) -> None:
+    """What a row lacks is still proposed from the change around it."""
+    found = changes(tmp_path, {"email": "string"}, {"email": "a@b.com"})
+    assert found["event_id"] in ("source.txId", "transaction.id")
+    assert found["event_time"] == "ts_ms"
+
+
 def test_lists_of_pairs_and_decimals_of_any_scale(tmp_path: Path) -> None:
     """A key of a list of keys and values is a path; so is Connect's decimal; a list of one record is read as one."""
     kinds = {"text": "string", "number": "double", "whole": "long"}
