@@ -32,7 +32,7 @@ def write_file(path: str, parts: Iterable[bytes], *, reserve: int = 0) -> None:
                 size += _PAGE_BYTES
                 del waiting[:_PAGE_BYTES]
             if size - flushed >= _SYNC_BYTES:
-                os.fdatasync(number)
+                flush(number)
                 flushed = size
         write_all(number, waiting, size)
         os.ftruncate(number, size + len(waiting))
@@ -43,6 +43,12 @@ def write_file(path: str, parts: Iterable[bytes], *, reserve: int = 0) -> None:
         raise
     finally:
         os.close(number)
+
+
+def flush(number: int) -> None:
+    """Flush a file's data to disk. Raises `OSError`."""
+    # macOS has no fdatasync; there, what its disk keeps in a cache of its own may be lost with the power.
+    (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(number)
 
 
 def replace_file(path: str, new: str, data: bytes) -> None:
@@ -70,7 +76,8 @@ def read_through(path: str) -> None:
     # Called before a mapping of the file is read: page by page that takes ten times as long, and a page that the disk
     # cannot read ends the process (SIGBUS) without a message.
     with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         piece = bytearray(_PAGE_BYTES)
         while file.readinto(piece):
             pass

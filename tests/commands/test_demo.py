@@ -17,6 +17,7 @@ import pytest
 from tests.end_to_end.processes import Process, bare_environment, command, wait_for
 from tests.end_to_end.records import SCHEMA, commerce_event
 from tests.support.limits import LATE
+from tests.support.switches import switched
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
@@ -58,6 +59,14 @@ def test_made_up_events_to_their_end(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert "how every record ended" in done.stderr
     assert re.search(rf"process: fast_path +{document['process']['fast_path']}\n", done.stderr)
+
+
+def test_without_what_macos_lacks(tmp_path: Path) -> None:
+    """Where the system has no `os.fdatasync` and the like, a demo settles all, and its key store has each key."""
+    done = command("demo", "--events", "300", "--json", env=environment(tmp_path) | switched(macos=True))
+    assert done.returncode == 0, done.stderr
+    ledger = document_of(done.stdout)["ledger"]
+    assert (ledger["read"], ledger["open"], ledger["dead_lettered"]) == (300, 0, 0)
 
 
 def test_duplicates_broken_records_and_an_api_that_misbehaves(tmp_path: Path) -> None:

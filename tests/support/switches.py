@@ -2,9 +2,9 @@
 
 ``SWITCHES`` in its environment (`switched`) says which: fields of the engine's `Policy`, such as ``commit_interval``;
 ``"compiled": false`` for a package that was built without a C compiler, where every record takes the two steps;
-``longest_wait``, for how many seconds a backoff waits at most; and ``count_every``, how often a member asks who is in
-its group.
-The processes of ``--workers`` have the product's own values.
+``longest_wait``, for how many seconds a backoff waits at most; ``count_every``, how often a member asks who is in
+its group; and ``"macos": true`` for a system that lacks what macOS lacks. The processes of ``--workers`` have
+the product's own values.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 _VARIABLE = "SWITCHES"
+MACOS_LACKS = ("fdatasync", "posix_fadvise", "sched_getaffinity")
+"""Functions of ``os`` that the product would like."""
 
 
 def switched(**values: float) -> dict[str, str]:
@@ -25,6 +27,9 @@ def switched(**values: float) -> dict[str, str]:
 def apply() -> None:
     """Set the values that the environment has."""
     values: dict[str, Any] = json.loads(os.environ.get(_VARIABLE, "{}"))
+    if values.pop("macos", False):
+        for name in MACOS_LACKS:
+            delattr(os, name)
     from consumer.adapters.kafka import groups
     from consumer.app import building
     from consumer.engine.model import Policy

@@ -31,7 +31,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
-from consumer.adapters.disk import replace_file, sync_folder, write_all, write_file
+from consumer.adapters.disk import flush, replace_file, sync_folder, write_all, write_file
 from consumer.adapters.key_store.interface import Damage, bucket_length
 from consumer.adapters.key_store.native import Builder, Segment
 from consumer.adapters.key_store.plain import BLOCK_BYTES, ENTRY_BYTES, MAX_BITS
@@ -265,7 +265,7 @@ class Journal:
     def _acknowledge(self, end: int) -> None:
         # In this order: an end that is on disk before its chunks would make a power failure look like damage.
         try:
-            os.fdatasync(self._file_number)
+            flush(self._file_number)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._file_number, self._written)
